@@ -1,0 +1,56 @@
+//! A set of small numbers, lowest first.
+
+/// Bits `0..len`.
+#[derive(Debug)]
+pub(super) struct Bitmap {
+    words: Box<[u64]>,
+    ones: usize,
+}
+
+impl Bitmap {
+    pub(super) fn empty(len: usize) -> Self {
+        Self { words: vec![0; len.div_ceil(64)].into(), ones: 0 }
+    }
+
+    pub(super) fn full(len: usize) -> Self {
+        let mut bitmap = Self::empty(len);
+        (0..len).for_each(|bit| bitmap.insert(bit));
+        bitmap
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ones
+    }
+
+    pub(super) fn first(&self) -> Option<usize> {
+        let word = self.words.iter().position(|word| *word != 0)?;
+        Some(word * 64 + self.words[word].trailing_zeros() as usize)
+    }
+
+    pub(super) fn contains(&self, bit: usize) -> bool {
+        self.words[bit / 64] >> (bit % 64) & 1 == 1
+    }
+
+    /// Whether all `count` bits from `first` on are in the set.
+    pub(super) fn contains_all(&self, first: usize, count: usize) -> bool {
+        (first..first + count).all(|bit| self.contains(bit))
+    }
+
+    /// Adds a bit that is not in the set.
+    pub(super) fn insert(&mut self, bit: usize) {
+        debug_assert!(!self.contains(bit));
+        self.words[bit / 64] |= 1 << (bit % 64);
+        self.ones += 1;
+    }
+
+    /// Takes out a bit that is in the set.
+    pub(super) fn remove(&mut self, bit: usize) {
+        debug_assert!(self.contains(bit));
+        self.words[bit / 64] &= !(1 << (bit % 64));
+        self.ones -= 1;
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.words)
+    }
+}

@@ -1,0 +1,98 @@
+//! From a slab's number to its records, without a lock.
+//!
+//! Two levels of pointers. The upper one is as old as the arena; a lower one exists while any of
+//! its slabs does. Entries are written under the class's lock and read by whoever holds a block:
+//! the holder's slab has an entry, so the lower level with that entry exists too.
+
+use std::ptr;
+
+use super::Record;
+use crate::sync::{AtomicPtr, Ordering};
+
+#[cfg(not(leasehold_loom))]
+const UPPER: usize = 1024;
+#[cfg(not(leasehold_loom))]
+const LOWER: usize = 512;
+#[cfg(leasehold_loom)]
+const UPPER: usize = 2;
+#[cfg(leasehold_loom)]
+const LOWER: usize = 2;
+
+/// How many slabs a class can have: 512 GiB of them.
+pub(super) const CAPACITY: usize = UPPER * LOWER;
+
+pub(super) struct Directory {
+    upper: Box<[AtomicPtr<Lower>]>,
+}
+
+struct Lower {
+    records: [AtomicPtr<Record>; LOWER],
+}
+
+impl Directory {
+    pub(super) fn new() -> Self {
+        Self { upper: (0..UPPER).map(|_| AtomicPtr::new(ptr::null_mut())).collect() }
+    }
+
+    /// The first record of a slab.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds a block of the slab, and so reads after the [`insert`](Self::insert) that
+    /// came before the block was handed out, and before the [`remove`](Self::remove) that comes
+    /// after it is given back.
+    #[inline]
+    pub(super) unsafe fn records(&self, slab: usize) -> *const Record {
+        // Relaxed: the hand-out of the block already orders this after the entry was written.
+        let lower = self.upper[slab / LOWER].load(Ordering::Relaxed);
+        // SAFETY: the slab has an entry, so its lower level exists; see above.
+        unsafe { (*lower).records[slab % LOWER].load(Ordering::Relaxed) }
+    }
+
+    /// Enters a slab. Called under the class's lock.
+    pub(super) fn insert(&self, slab: usize, records: *const Record) {
+        let upper = &self.upper[slab / LOWER];
+        let mut lower = upper.load(Ordering::Relaxed);
+        if lower.is_null() {
+            let empty = || AtomicPtr::new(ptr::null_mut());
+            lower = Box::into_raw(Box::new(Lower { records: std::array::from_fn(|_| empty()) }));
+            upper.store(lower, Ordering::Release);
+        }
+        // SAFETY: made above or by an earlier insert, and freed only by `remove` or `drop`, which
+        // the class's lock (or `&mut self`) keeps away.
+        unsafe { &(*lower).records[slab % LOWER] }.store(records.cast_mut(), Ordering::Release);
+    }
+
+    /// Strikes a slab of which no block is out. Called under the class's lock.
+    pub(super) fn remove(&self, slab: usize) {
+        let upper = &self.upper[slab / LOWER];
+        let lower = upper.load(Ordering::Relaxed);
+        // SAFETY: the slab was entered, so its lower level exists, and only one caller at a time
+        // holds the class's lock.
+        let records = unsafe { &(*lower).records };
+        records[slab % LOWER].store(ptr::null_mut(), Ordering::Release);
+        if records.iter().all(|entry| entry.load(Ordering::Relaxed).is_null()) {
+            upper.store(ptr::null_mut(), Ordering::Release);
+            // SAFETY: it came from `Box::into_raw`. No slab in it has a block out, so nobody reads
+            // it, and it was unlinked above, so nobody will.
+            drop(unsafe { Box::from_raw(lower) });
+        }
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        let used = |upper: &&AtomicPtr<Lower>| !upper.load(Ordering::Relaxed).is_null();
+        size_of_val(&*self.upper) + self.upper.iter().filter(used).count() * size_of::<Lower>()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        for upper in &self.upper {
+            let lower = upper.load(Ordering::Relaxed);
+            if !lower.is_null() {
+                // SAFETY: it came from `Box::into_raw`, and `&mut self` says that nobody reads it.
+                drop(unsafe { Box::from_raw(lower) });
+            }
+        }
+    }
+}

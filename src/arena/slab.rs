@@ -1,0 +1,175 @@
+//! One mapping, cut into equal blocks.
+
+use std::ops::Range;
+
+use super::bitmap::Bitmap;
+use super::mapping::{Mapping, granule};
+use super::{Note, Record};
+use crate::error::Refused;
+use crate::sync::{Arc, Probe};
+
+/// The size of every slab.
+#[cfg(not(leasehold_loom))]
+pub(super) const BYTES: usize = 1 << 20;
+/// Two of the smallest blocks: enough for every state of a slab.
+#[cfg(leasehold_loom)]
+pub(super) const BYTES: usize = 2 * super::MIN_CLASS_BYTES;
+
+/// A slab and which of its blocks are free. Guarded by its class's lock.
+pub(super) struct Slab {
+    /// Shared with whoever gives its idle pages back outside the lock.
+    mapping: Arc<Mapping>,
+    records: Box<[Record]>,
+    block_bytes: usize,
+    free: Bitmap,
+    /// Groups whose pages were given back to the system and not used since.
+    discarded: Bitmap,
+    /// Free blocks that are set aside while their pages are given back.
+    claimed: usize,
+}
+
+impl Slab {
+    /// Maps a slab. Call with no lock held.
+    pub(super) fn map(block_bytes: usize) -> Result<Self, Refused> {
+        let mapping = Mapping::new(BYTES).map_err(|_| Refused::out_of_memory(0, BYTES as u64))?;
+        let blocks = BYTES / block_bytes;
+        let base = mapping.base();
+        let record = |block: usize| Record {
+            // SAFETY: `block < blocks`, so the offset lies within the mapping's `BYTES`.
+            data: unsafe { base.add(block * block_bytes) },
+            note: Note::default(),
+            probe: Probe::default(),
+        };
+        Ok(Self {
+            records: (0..blocks).map(record).collect(),
+            block_bytes,
+            free: Bitmap::full(blocks),
+            discarded: Bitmap::empty(blocks),
+            claimed: 0,
+            mapping: Arc::new(mapping),
+        })
+    }
+
+    pub(super) fn address(&self) -> usize {
+        self.mapping.base().addr().get()
+    }
+
+    pub(super) fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    pub(super) fn has_free(&self) -> bool {
+        self.free.len() > 0
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.records.len()
+    }
+
+    pub(super) fn blocks_in_use(&self) -> usize {
+        self.records.len() - self.free.len() - self.claimed
+    }
+
+    pub(super) fn discarded_bytes(&self) -> usize {
+        self.discarded.len() * self.group_blocks() * self.block_bytes
+    }
+
+    /// Hands out the lowest free block, and says how many discarded bytes become resident.
+    pub(super) fn take(&mut self) -> Option<(usize, usize)> {
+        let block = self.free.first()?;
+        self.free.remove(block);
+        self.records[block].probe.issue();
+        let group = block / self.group_blocks();
+        if !self.discarded.contains(group) {
+            return Some((block, 0));
+        }
+        self.discarded.remove(group);
+        Some((block, self.group_blocks() * self.block_bytes))
+    }
+
+    /// Takes a block back. `false`: it was not out.
+    pub(super) fn give(&mut self, block: usize) -> bool {
+        if block >= self.records.len() || self.free.contains(block) {
+            return false;
+        }
+        self.records[block].probe.retire();
+        self.free.insert(block);
+        true
+    }
+
+    /// Sets aside up to `most` groups of free blocks whose pages can be given back.
+    pub(super) fn claim_idle(&mut self, most: usize) -> Vec<usize> {
+        let size = self.group_blocks();
+        let idle = (0..self.records.len() / size).filter(|&group| {
+            !self.discarded.contains(group) && self.free.contains_all(group * size, size)
+        });
+        let groups: Vec<_> = idle.take(most).collect();
+        for block in groups.iter().flat_map(|&group| group * size..(group + 1) * size) {
+            self.free.remove(block);
+            self.claimed += 1;
+        }
+        groups
+    }
+
+    /// Puts the groups back that [`claim_idle`](Self::claim_idle) set aside, as discarded. Answers
+    /// how many bytes that is.
+    pub(super) fn release_idle(&mut self, groups: &[usize]) -> usize {
+        let size = self.group_blocks();
+        for &group in groups {
+            self.discarded.insert(group);
+            for block in group * size..(group + 1) * size {
+                self.free.insert(block);
+                self.claimed -= 1;
+            }
+        }
+        groups.len() * size * self.block_bytes
+    }
+
+    /// How to give the pages of set-aside groups back outside the lock.
+    pub(super) fn discarder(&self) -> Discarder {
+        let group_bytes = self.group_blocks() * self.block_bytes;
+        Discarder { mapping: self.mapping.clone(), group_bytes }
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        size_of_val(&*self.records)
+            + self.free.heap_bytes()
+            + self.discarded.heap_bytes()
+            + size_of::<Self>()
+    }
+
+    /// The fewest neighbouring blocks that fill whole pages.
+    fn group_blocks(&self) -> usize {
+        (granule() / self.block_bytes).max(1)
+    }
+}
+
+/// Gives pages back while their blocks are set aside.
+pub(super) struct Discarder {
+    mapping: Arc<Mapping>,
+    group_bytes: usize,
+}
+
+impl Discarder {
+    /// Gives back the pages of `groups`, which the caller has set aside.
+    pub(super) fn discard(&self, groups: &[usize]) {
+        for run in runs(groups) {
+            let offset = run.start * self.group_bytes;
+            // SAFETY: the groups are set aside: none of their blocks is held, and none is handed
+            // out before `release_idle`. Groups are whole pages of this mapping.
+            unsafe { self.mapping.discard(offset, run.len() * self.group_bytes) };
+        }
+    }
+}
+
+/// Joins ascending neighbours, so that each run is one call to the system.
+fn runs(groups: &[usize]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for &group in groups {
+        match runs.last_mut() {
+            Some(run) if run.end == group => run.end += 1,
+            _ => runs.push(group..group + 1),
+        }
+    }
+    runs
+}

@@ -1,0 +1,424 @@
+//! The slow way: try under the locks, run errands without them, try again.
+//!
+//! An attempt either succeeds, or says what has to happen before the next one: a slab has to be
+//! mapped, a scope pressed on, a sibling swept. [`Connection::run`] does that with no lock held.
+//! It ends: mapping hands its first block to the one who asked, and under pressure the list of
+//! members to sweep only shrinks.
+
+use super::ledger::{Ledger, Phase};
+use super::loose::{LooseLease, LooseMemory};
+use super::{Connection, Granted, Memory, Seat, Shared, StreamAccount};
+use crate::arena::{Block, Mapping, Note};
+use crate::error::{LeaseError, Refused, Resource, Scope};
+use crate::magazine::{Hold, Tight};
+use crate::scope::{KeyedScope, Place, Pressure};
+use crate::sync::unmodelled::Relaxed;
+use crate::sync::{Arc, MutexGuard};
+use crate::usage::Usage;
+
+/// Why an attempt stopped.
+pub(super) enum Halt {
+    /// For good: a limit.
+    Refused(Refused),
+    /// For good: the connection is closed.
+    Closed,
+    /// Until a slab of this class is mapped.
+    Grow(usize),
+    /// Until this many bytes are mapped for a large lease.
+    MapLarge(usize),
+    /// Until the refusing scope is under pressure, so that nobody caches in it any more.
+    Press(Scope, Option<Arc<KeyedScope<Arc<Connection>>>>),
+    /// Until this sibling's idle memory is swept.
+    Sweep(Arc<Connection>),
+}
+
+/// Why a request failed.
+pub(super) enum Halted {
+    Refused(Refused),
+    Closed,
+}
+
+impl From<Halted> for LeaseError {
+    fn from(halted: Halted) -> Self {
+        match halted {
+            Halted::Refused(refused) => refused.into(),
+            Halted::Closed => LeaseError::Closed,
+        }
+    }
+}
+
+/// What one request has brought along from between its attempts. What is left is given back.
+pub(super) struct Errand<'a> {
+    shared: &'a Shared,
+    block: Option<(usize, Block)>,
+    mapping: Option<Mapping>,
+    pressures: [Option<Pressure<'a, Arc<Connection>>>; 4],
+}
+
+impl<'a> Errand<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self { shared, block: None, mapping: None, pressures: [const { None }; 4] }
+    }
+
+    /// What to do about a charge that did not go through, all of one's own idle memory being back
+    /// already: sweep the siblings, or else refuse.
+    pub(super) fn overcome(
+        &self,
+        refused: Refused,
+        victim: Option<Arc<Connection>>,
+        peer: Option<&Arc<KeyedScope<Arc<Connection>>>>,
+        class: Option<&Arc<KeyedScope<Arc<Connection>>>>,
+    ) -> Halt {
+        let Some(victim) = victim else { return Halt::Refused(refused) };
+        let scope = refused.scope();
+        if self.pressures.iter().flatten().any(|pressure| pressure.is_on(scope)) {
+            return Halt::Sweep(victim);
+        }
+        match scope {
+            Scope::Peer => Halt::Press(scope, peer.cloned()),
+            Scope::Class => Halt::Press(scope, class.cloned()),
+            _ => Halt::Press(scope, None),
+        }
+    }
+
+    fn run(&mut self, halt: Halt) -> Result<(), Halted> {
+        match halt {
+            Halt::Refused(refused) => return Err(Halted::Refused(refused)),
+            Halt::Closed => return Err(Halted::Closed),
+            Halt::Grow(class) => {
+                let block = self.shared.arena.grow(class).map_err(Halted::Refused)?;
+                self.block = Some((class, block));
+            }
+            Halt::MapLarge(bytes) => {
+                let mapping = self.shared.arena.map_large(bytes).map_err(Halted::Refused)?;
+                self.mapping = Some(mapping);
+            }
+            Halt::Press(scope, keyed) => {
+                let pressure = self.shared.tree.press(scope, keyed);
+                if let Some(place) = self.pressures.iter_mut().find(|place| place.is_none()) {
+                    *place = Some(pressure);
+                }
+            }
+            Halt::Sweep(sibling) => {
+                sibling.sweep();
+                self.shared.arena.settle();
+            }
+        }
+        Ok(())
+    }
+
+    fn take_block(&mut self, class: usize) -> Option<Block> {
+        match self.block.take() {
+            Some((of, block)) if of == class => Some(block),
+            other => {
+                self.block = other;
+                self.shared.arena.take(class)
+            }
+        }
+    }
+}
+
+impl Drop for Errand<'_> {
+    fn drop(&mut self) {
+        if let Some((class, block)) = self.block.take() {
+            self.shared.arena.give(class, block);
+        }
+        if let Some(mapping) = self.mapping.take() {
+            self.shared.arena.unmap_large(mapping);
+        }
+        self.shared.arena.settle();
+    }
+}
+
+/// A place on a stream's account, held while the request is decided.
+pub(super) struct Entry<'a> {
+    taken: Option<MutexGuard<'a, u64>>,
+    bytes: u64,
+}
+
+impl Entry<'_> {
+    /// Counts the bytes as taken.
+    pub(super) fn commit(mut self) {
+        if let Some(taken) = &mut self.taken {
+            **taken = taken.wrapping_add(self.bytes);
+        }
+    }
+}
+
+impl Connection {
+    /// Attempts until it succeeds or is halted for good. Call with no lock held.
+    pub(super) fn run<'a, T>(
+        &'a self,
+        mut attempt: impl FnMut(&mut Errand<'a>) -> Result<T, Halt>,
+    ) -> Result<T, Halted> {
+        let mut errand = Errand::new(&self.shared);
+        loop {
+            let halt = match attempt(&mut errand) {
+                Ok(granted) => return Ok(granted),
+                Err(halt) => halt,
+            };
+            if let Err(halted) = errand.run(halt) {
+                drop(errand);
+                if let Halted::Refused(refused) = &halted {
+                    self.shared.tree.count_refusal(refused);
+                }
+                return Err(halted);
+            }
+        }
+    }
+
+    /// Leases what the magazine alone could not.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn lease_slowly(
+        &self,
+        len: usize,
+        hold: Hold,
+        account: Option<&StreamAccount>,
+    ) -> Result<Granted, LeaseError> {
+        let granted = match self.shared.arena.class_for(len) {
+            Some(class) => self.run(|errand| self.attempt_block(class, hold, account, errand)),
+            None => {
+                let bytes = Mapping::round_up(len).unwrap_or(usize::MAX);
+                self.run(|errand| self.attempt_large(bytes, hold, account, errand))
+            }
+        };
+        granted.map_err(LeaseError::from)
+    }
+
+    fn attempt_block<'a>(
+        &'a self,
+        class: usize,
+        hold: Hold,
+        account: Option<&'a StreamAccount>,
+        errand: &mut Errand<'a>,
+    ) -> Result<Granted, Halt> {
+        let bytes = self.block_bytes(class);
+        let entry = self.enter(account, bytes)?;
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        if ledger.phase != Phase::Open {
+            return Err(Halt::Closed);
+        }
+        let magazine = &self.magazines[class];
+        if magazine.word().wants_fold() {
+            self.fold(ledger);
+        }
+        if let Some(slot) = magazine.take_cached(hold) {
+            drop(guard);
+            entry.commit();
+            return Ok(self.granted_slot(class, slot));
+        }
+        let Some(block) = errand.take_block(class) else {
+            // Nothing is mapped for a request that would be refused anyway.
+            self.check(ledger, &Usage::of_memory(bytes), errand)?;
+            return Err(Halt::Grow(class));
+        };
+        let tight = match self.charge(ledger, &Usage::of_memory(bytes), errand) {
+            Ok(tight) => tight,
+            Err(halt) => {
+                // Kept for the next attempt; the errand gives it back if there is none.
+                errand.block = Some((class, block));
+                return Err(halt);
+            }
+        };
+        let granted = match magazine.vacant_slot() {
+            Some(slot) => {
+                magazine.install(slot, block.0, hold, tight);
+                self.granted_slot(class, slot)
+            }
+            None => {
+                let memory = Memory::Block { class, block: block.0 };
+                let loose = LooseMemory::Block { class, block };
+                let seat = insert_loose(ledger, LooseLease { memory: loose, hold }, bytes);
+                Granted { seat, memory }
+            }
+        };
+        drop(guard);
+        entry.commit();
+        Ok(granted)
+    }
+
+    fn attempt_large<'a>(
+        &'a self,
+        bytes: usize,
+        hold: Hold,
+        account: Option<&'a StreamAccount>,
+        errand: &mut Errand<'a>,
+    ) -> Result<Granted, Halt> {
+        let entry = self.enter(account, bytes as u64)?;
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        if ledger.phase != Phase::Open {
+            return Err(Halt::Closed);
+        }
+        let usage = Usage::of_memory(bytes as u64);
+        if errand.mapping.is_none() {
+            self.check(ledger, &usage, errand)?;
+            return Err(Halt::MapLarge(bytes));
+        }
+        self.charge(ledger, &usage, errand)?;
+        let Some(mapping) = errand.mapping.take() else { return Err(Halt::MapLarge(bytes)) };
+        let memory = Memory::Large { base: mapping.base(), bytes: mapping.len() };
+        let large = LooseMemory::Large { mapping, note: Box::new(Note::default()) };
+        let seat = insert_loose(ledger, LooseLease { memory: large, hold }, bytes as u64);
+        drop(guard);
+        entry.commit();
+        Ok(Granted { seat, memory })
+    }
+
+    fn granted_slot(&self, class: usize, slot: usize) -> Granted {
+        Granted {
+            seat: Seat::Slot { class: class as u8, slot: slot as u8 },
+            memory: Memory::Block { class, block: self.magazines[class].block(slot) },
+        }
+    }
+
+    /// Takes a place on a stream's account, if there is one.
+    pub(super) fn enter<'a>(
+        &self,
+        account: Option<&'a StreamAccount>,
+        bytes: u64,
+    ) -> Result<Entry<'a>, Halt> {
+        let Some(account) = account else { return Ok(Entry { taken: None, bytes }) };
+        let taken = account.taken.lock();
+        let limit = self.shared.stream_memory.load(Relaxed);
+        account.check(*taken, bytes, limit).map_err(Halt::Refused)?;
+        Ok(Entry { taken: Some(taken), bytes })
+    }
+
+    /// Charges `more` to the connection and every scope above it, or to nothing. Answers whether
+    /// one of them is tight; if not, the connection is now listed as one that may cache.
+    pub(super) fn charge(
+        &self,
+        ledger: &mut Ledger,
+        more: &Usage,
+        errand: &Errand<'_>,
+    ) -> Result<bool, Halt> {
+        self.weigh(ledger, more, errand, Weigh::Charge)
+    }
+
+    /// Whether [`charge`](Self::charge) would go through now.
+    fn check(&self, ledger: &mut Ledger, more: &Usage, errand: &Errand<'_>) -> Result<(), Halt> {
+        self.weigh(ledger, more, errand, Weigh::Check).map(drop)
+    }
+
+    fn weigh(
+        &self,
+        ledger: &mut Ledger,
+        more: &Usage,
+        errand: &Errand<'_>,
+        weigh: Weigh,
+    ) -> Result<bool, Halt> {
+        loop {
+            let own = ledger.usage();
+            let mut line = self.shared.tree.line(&ledger.place);
+            let connection = line.connection_limits().check(Scope::Connection, &own, more);
+            let Err(refused) = connection.and_then(|()| line.check(more)) else {
+                let tight = line.is_tight();
+                if weigh == Weigh::Charge {
+                    line.charge(more);
+                    ledger.memory += more.memory;
+                    if !tight
+                        && more.memory > 0
+                        && !ledger.listing.is_listed()
+                        && let Some(me) = &ledger.keep
+                    {
+                        ledger.listing = line.list(me);
+                    }
+                }
+                return Ok(tight);
+            };
+            let own_idle_memory_helps = refused.resource() == Resource::Memory && self.has_cached();
+            if own_idle_memory_helps {
+                drop(line);
+                self.flush(ledger);
+                continue;
+            }
+            let victim = line.victim(&refused);
+            drop(line);
+            let Place { peer, class, .. } = &ledger.place;
+            return Err(errand.overcome(refused, victim, peer.as_ref(), class.as_ref()));
+        }
+    }
+
+    /// Gives the connection's own idle blocks back, and answers how many bytes that was.
+    pub(super) fn flush(&self, ledger: &mut Ledger) -> u64 {
+        self.give_up_cached(ledger, Tight::Keep)
+    }
+
+    /// Gives the connection's idle blocks back and keeps it from caching more, for a sibling that
+    /// needs the room.
+    fn sweep(&self) {
+        let mut ledger = self.ledger.lock();
+        self.give_up_cached(&mut ledger, Tight::Set);
+    }
+
+    fn give_up_cached(&self, ledger: &mut Ledger, tight: Tight) -> u64 {
+        let mut bytes = 0;
+        let mut may_cache = false;
+        for (class, magazine) in self.magazines() {
+            for slot in magazine.flush(tight) {
+                self.shared.arena.give(class, Block(magazine.block(slot)));
+                bytes += self.block_bytes(class);
+            }
+            may_cache |= magazine.word().may_cache();
+        }
+        ledger.memory -= bytes;
+        // Off the scopes and off their lists in one step: an entry stands exactly while there may
+        // be idle memory behind it.
+        let mut line = self.shared.tree.line(&ledger.place);
+        line.credit(&Usage::of_memory(bytes));
+        let unlisted =
+            if may_cache { [None, None, None] } else { line.unlist(&mut ledger.listing) };
+        drop(line);
+        // Not the last share of this record: its caller has one.
+        drop(unlisted);
+        bytes
+    }
+
+    /// After a borrowed block was returned to a tight or closed magazine: passes it on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn flush_returned(&self, class: usize, was_closed: bool) {
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        let magazine = &self.magazines[class];
+        let mut bytes = 0;
+        for slot in magazine.flush(Tight::Keep) {
+            self.shared.arena.give(class, Block(magazine.block(slot)));
+            bytes += self.block_bytes(class);
+        }
+        if was_closed {
+            ledger.stragglers -= 1;
+        }
+        self.credit(ledger, bytes);
+        drop(guard);
+        self.shared.arena.settle();
+    }
+
+    /// Takes bytes that are back in the arena off the connection and every scope above it.
+    pub(super) fn credit(&self, ledger: &mut Ledger, bytes: u64) {
+        if bytes > 0 {
+            ledger.memory -= bytes;
+            self.shared.tree.line(&ledger.place).credit(&Usage::of_memory(bytes));
+        }
+    }
+
+    fn has_cached(&self) -> bool {
+        self.magazines().any(|(_, magazine)| !magazine.word().cached().is_empty())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weigh {
+    Charge,
+    Check,
+}
+
+/// Enters a lease that no magazine has a place for.
+fn insert_loose(ledger: &mut Ledger, lease: LooseLease, bytes: u64) -> Seat {
+    let loose = ledger.loose.get_or_insert_default();
+    loose.leased_bytes += bytes;
+    Seat::Loose { key: loose.insert(lease) }
+}

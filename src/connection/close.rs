@@ -1,0 +1,290 @@
+//! How a connection ends, and how what it left behind comes back.
+
+use super::ledger::{Ledger, Phase};
+use super::loose::{LooseLease, LooseMemory};
+use super::{Connection, Seat};
+use crate::arena::{Block, Mapping};
+use crate::report::Reclaimed;
+use crate::scope::KeyedScope;
+use crate::sync::Arc;
+use crate::usage::Usage;
+
+/// Who closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closer {
+    /// The governor or a handle: the guard lives on, and keeps its counts.
+    Outside,
+    /// The guard itself, which ends here: no borrow of it can be alive.
+    Guard,
+}
+
+/// What has to happen once the mutex is let go.
+#[derive(Default)]
+struct Aftermath {
+    unmap: Vec<Mapping>,
+    peer: Option<Arc<KeyedScope<Arc<Connection>>>>,
+    class: Option<Arc<KeyedScope<Arc<Connection>>>>,
+    unlisted: [Option<Arc<Connection>>; 3],
+    deregister: bool,
+    keep: Option<Arc<Connection>>,
+}
+
+impl Connection {
+    /// Takes everything back that nobody is touching. Idempotent; the guard's close does what an
+    /// earlier one from outside had to leave.
+    pub(crate) fn close(&self, closer: Closer) -> Reclaimed {
+        let mut reclaimed = Reclaimed::default();
+        let mut aftermath = Aftermath::default();
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        let closes_now = ledger.phase == Phase::Open;
+        if closes_now {
+            self.take_memory(ledger, &mut reclaimed, &mut aftermath);
+        }
+        if closer == Closer::Guard && ledger.phase != Phase::Gone {
+            self.take_counts(ledger, &mut reclaimed, &mut aftermath);
+        }
+        self.count_what_is_out(ledger, &mut reclaimed);
+        self.wind_up(ledger, &mut aftermath);
+        drop(guard);
+        if closes_now {
+            self.wake_all();
+        }
+        self.finish(aftermath);
+        reclaimed
+    }
+
+    /// Phase one: everything that is idle or revocable.
+    fn take_memory(
+        &self,
+        ledger: &mut Ledger,
+        reclaimed: &mut Reclaimed,
+        aftermath: &mut Aftermath,
+    ) {
+        ledger.phase = Phase::Closed;
+        for (class, magazine) in self.magazines() {
+            // One step: whoever returns or pins after it sees *closed*, whoever did before it has
+            // left its mark in the word.
+            let before = magazine.close();
+            ledger.stragglers += before.outstanding().len();
+            let bytes = self.block_bytes(class);
+            for slot in before.cached() {
+                self.shared.arena.give(class, Block(magazine.block(slot)));
+                reclaimed.cached_bytes += bytes;
+            }
+            for slot in before.revocable() {
+                self.shared.arena.give(class, Block(magazine.block(slot)));
+                reclaimed.leased_bytes += bytes;
+            }
+        }
+        if let Some(loose) = &mut ledger.loose {
+            ledger.stragglers += loose.len() as u32;
+            for lease in loose.close() {
+                let bytes = lease.bytes(&self.shared.arena);
+                loose.returned_bytes += bytes;
+                reclaimed.leased_bytes += bytes;
+                self.give(lease, &mut aftermath.unmap);
+            }
+        }
+        reclaimed.reserved_bytes = std::mem::take(&mut ledger.reserved);
+        let bytes = reclaimed.cached_bytes + reclaimed.leased_bytes + reclaimed.reserved_bytes;
+        ledger.memory -= bytes;
+        let mut line = self.shared.tree.line(&ledger.place);
+        line.credit(&Usage::of_memory(bytes));
+        aftermath.unlisted = line.unlist(&mut ledger.listing);
+    }
+
+    /// Phase two: what was borrowed and forgotten, and what the guard itself counted for.
+    fn take_counts(
+        &self,
+        ledger: &mut Ledger,
+        reclaimed: &mut Reclaimed,
+        aftermath: &mut Aftermath,
+    ) {
+        let mut bytes = 0;
+        for (class, magazine) in self.magazines() {
+            for slot in magazine.reclaim_forgotten() {
+                self.shared.arena.give(class, Block(magazine.block(slot)));
+                bytes += self.block_bytes(class);
+                ledger.stragglers -= 1;
+            }
+        }
+        if let Some(loose) = &mut ledger.loose {
+            for lease in loose.take_forgotten() {
+                let lease_bytes = lease.bytes(&self.shared.arena);
+                loose.returned_bytes += lease_bytes;
+                bytes += lease_bytes;
+                ledger.stragglers -= 1;
+                self.give(lease, &mut aftermath.unmap);
+            }
+        }
+        reclaimed.leased_bytes += bytes;
+        reclaimed.streams = u64::from(ledger.streams_inbound) + u64::from(ledger.streams_outbound);
+
+        ledger.memory -= bytes;
+        let orphaned = Usage::of_memory(ledger.memory);
+        let mut ended = ledger.usage();
+        ended.memory = bytes;
+        (ledger.streams_inbound, ledger.streams_outbound) = (0, 0);
+        ledger.phase = Phase::Gone;
+        let mut line = self.shared.tree.line(&ledger.place);
+        line.credit(&ended);
+        if ledger.place.peer.is_none() {
+            // What an unbound connection leaves behind stays with the system alone.
+            line.credit_parent(&orphaned);
+        }
+        drop(line);
+        ledger.place.departed = true;
+    }
+
+    /// Returns a `'static` or loose lease's block, taking the mutex while it is still out.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn put_slowly(&self, seat: Seat) -> Option<Arc<Connection>> {
+        let mut aftermath = Aftermath::default();
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        let alive = ledger.keep.clone();
+        self.take_back(ledger, seat, &mut aftermath.unmap);
+        if ledger.phase != Phase::Open {
+            ledger.stragglers -= 1;
+            self.wind_up(ledger, &mut aftermath);
+        }
+        drop(guard);
+        self.finish(aftermath);
+        alive
+    }
+
+    /// Takes back a block whose holder let go of it after the close, and lives on revoked.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn reclaim_unpinned(&self, seat: Seat) {
+        let mut aftermath = Aftermath::default();
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        self.take_back(ledger, seat, &mut aftermath.unmap);
+        self.wind_up(ledger, &mut aftermath);
+        drop(guard);
+        self.finish(aftermath);
+    }
+
+    /// Takes a block back, if the close has not.
+    fn take_back(&self, ledger: &mut Ledger, seat: Seat, unmap: &mut Vec<Mapping>) {
+        let bytes = match seat {
+            Seat::Slot { class, slot } => {
+                let (class, slot) = (class as usize, slot as usize);
+                let magazine = &self.magazines[class];
+                if !magazine.evict(slot) {
+                    return;
+                }
+                self.shared.arena.give(class, Block(magazine.block(slot)));
+                self.block_bytes(class)
+            }
+            Seat::Loose { key } => {
+                let Some(loose) = &mut ledger.loose else { return };
+                let Some(lease) = loose.remove(key) else { return };
+                let bytes = lease.bytes(&self.shared.arena);
+                loose.returned_bytes += bytes;
+                self.give(lease, unmap);
+                bytes
+            }
+        };
+        self.credit(ledger, bytes);
+    }
+
+    /// Once the guard is gone and the last block back, nothing needs to know of the connection.
+    fn wind_up(&self, ledger: &mut Ledger, aftermath: &mut Aftermath) {
+        if ledger.phase != Phase::Gone {
+            return;
+        }
+        if ledger.memory == 0 && ledger.admitted {
+            self.fold(ledger);
+            ledger.loose = None;
+            ledger.admitted = false;
+            aftermath.peer = ledger.place.peer.take();
+            aftermath.class = ledger.place.class.take();
+            aftermath.deregister = true;
+        }
+        if ledger.stragglers == 0 {
+            aftermath.keep = ledger.keep.take();
+        }
+    }
+
+    fn finish(&self, aftermath: Aftermath) {
+        let Aftermath { unmap, peer, class, unlisted, deregister, keep } = aftermath;
+        for mapping in unmap {
+            self.shared.arena.unmap_large(mapping);
+        }
+        self.shared.arena.settle();
+        self.release(peer, class);
+        let registered = if deregister { self.shared.registry.remove(self.id) } else { None };
+        drop((unlisted, registered, keep));
+    }
+
+    /// Lets go of a peer's and a class's scope.
+    pub(super) fn release(
+        &self,
+        peer: Option<Arc<KeyedScope<Arc<Connection>>>>,
+        class: Option<Arc<KeyedScope<Arc<Connection>>>>,
+    ) {
+        if let Some(peer) = peer {
+            self.shared.tree.release_peer(peer);
+        }
+        if let Some(class) = class {
+            self.shared.tree.release_class(class);
+        }
+    }
+
+    fn wake_all(&self) {
+        let wakers = self.wakers.lock().take();
+        for (_, waker) in wakers.into_iter().flat_map(|wakers| wakers.into_iter()) {
+            waker.wake();
+        }
+    }
+
+    fn count_what_is_out(&self, ledger: &Ledger, reclaimed: &mut Reclaimed) {
+        let usage = self.usage_of(ledger);
+        reclaimed.pinned_bytes = usage.leased_bytes;
+        reclaimed.detached_bytes = usage.detached_bytes;
+    }
+
+    /// Gives a loose lease's memory back. Mappings are unmapped later, outside the mutex.
+    fn give(&self, lease: LooseLease, unmap: &mut Vec<Mapping>) {
+        match lease.memory {
+            LooseMemory::Block { class, block } => self.shared.arena.give(class, block),
+            LooseMemory::Large { mapping, .. } => unmap.push(mapping),
+        }
+    }
+
+    /// Moves the counts of leases and returns into the governor's tallies.
+    pub(super) fn fold(&self, ledger: &mut Ledger) {
+        let (mut leased_bytes, mut returned_bytes) = (0, 0);
+        for (class, magazine) in self.magazines() {
+            let (leases, returns) = magazine.fold();
+            leased_bytes += leases * self.block_bytes(class);
+            returned_bytes += returns * self.block_bytes(class);
+        }
+        if let Some(loose) = &mut ledger.loose {
+            leased_bytes += std::mem::take(&mut loose.leased_bytes);
+            returned_bytes += std::mem::take(&mut loose.returned_bytes);
+        }
+        ledger.loose.take_if(|loose| loose.len() == 0);
+        let mut tallies = self.shared.tallies.lock();
+        tallies.leased_bytes += leased_bytes;
+        tallies.returned_bytes += returned_bytes;
+    }
+
+    /// What [`fold`](Self::fold) would move.
+    pub(super) fn unfolded(&self, ledger: &Ledger) -> (u64, u64) {
+        let (mut leased_bytes, mut returned_bytes) = match &ledger.loose {
+            Some(loose) => (loose.leased_bytes, loose.returned_bytes),
+            None => (0, 0),
+        };
+        for (class, magazine) in self.magazines() {
+            let word = magazine.word();
+            leased_bytes += word.leases() * self.block_bytes(class);
+            returned_bytes += word.returns() * self.block_bytes(class);
+        }
+        (leased_bytes, returned_bytes)
+    }
+}

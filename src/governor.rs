@@ -1,0 +1,208 @@
+//! The root: limits, memory and connections of one node.
+
+mod snapshot;
+
+use std::fmt;
+
+use crate::admission::Admission;
+use crate::arena::{Arena, Bounds, DEFAULT_CLASSES};
+use crate::clock::{Clock, SystemClock};
+use crate::connection::Shared;
+use crate::error::{Closed, ConfigError};
+use crate::guard::ConnectionHandle;
+use crate::limits::Limits;
+use crate::name::{ConnectionId, Direction};
+use crate::report::{Drained, Reclaimed};
+use crate::sync::Arc;
+
+/// Governs the connections of one node: one budget, one arena, one registry.
+///
+/// Clones are the same governor. A process can have several, which know nothing of each other. It
+/// starts no thread and no task; call [`maintain`](Self::maintain) now and then.
+///
+/// ```
+/// use leasehold::{Governor, Limits, ScopeLimits};
+///
+/// let governor = Governor::new(
+///     Limits::unlimited()
+///         .system(ScopeLimits::unlimited().memory(64_u64 << 20).connections(500_u32))
+///         .peer(ScopeLimits::unlimited().connections(8_u32)),
+/// )?;
+/// let guard = governor.inbound().peer("alice").try_admit()?;
+/// assert_eq!(governor.snapshot().totals.connections, 1);
+/// drop(guard);
+/// assert_eq!(governor.snapshot().totals.connections, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Governor {
+    shared: Arc<Shared>,
+}
+
+impl Governor {
+    /// A governor with these limits, and everything else as [`builder`](Self::builder) has it.
+    ///
+    /// # Errors
+    ///
+    /// If the limits name a class by a name that is too long.
+    pub fn new(limits: Limits) -> Result<Self, ConfigError> {
+        Self::builder().limits(limits).build()
+    }
+
+    /// A governor that refuses nothing, so that a library can always wrap its connections.
+    pub fn unlimited() -> Self {
+        Self::new(Limits::unlimited()).expect("the defaults are valid")
+    }
+
+    /// Builds a governor from parts.
+    pub fn builder() -> GovernorBuilder {
+        GovernorBuilder {
+            limits: Limits::unlimited(),
+            classes: DEFAULT_CLASSES.into(),
+            zero_on_return: false,
+            fragmentation_bytes: None,
+            clock: Box::new(SystemClock::default()),
+        }
+    }
+
+    /// Asks to admit a connection that the remote side opened.
+    pub fn inbound(&self) -> Admission<'_> {
+        Admission::new(&self.shared, Direction::Inbound)
+    }
+
+    /// Asks to admit a connection that this side opens.
+    pub fn outbound(&self) -> Admission<'_> {
+        Admission::new(&self.shared, Direction::Outbound)
+    }
+
+    /// The connection with this id.
+    ///
+    /// # Errors
+    ///
+    /// If it is closed. Ids are never used again.
+    pub fn connection(&self, id: ConnectionId) -> Result<ConnectionHandle, Closed> {
+        let connection = self.shared.registry.get(id.0).ok_or(Closed)?;
+        if connection.is_closed() { Err(Closed) } else { Ok(ConnectionHandle::new(connection)) }
+    }
+
+    /// Every open connection at some instant, in no order.
+    pub fn connections(&self) -> Vec<ConnectionHandle> {
+        let open = self.shared.registry.all().into_iter().filter(|c| !c.is_closed());
+        open.map(ConnectionHandle::new).collect()
+    }
+
+    /// As [`ConnectionHandle::close`].
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed already.
+    pub fn close(&self, id: ConnectionId) -> Result<Reclaimed, Closed> {
+        self.connection(id)?.close()
+    }
+
+    /// Closes every open connection that `filter` picks, as [`ConnectionHandle::close`] does, so
+    /// that nobody has to keep a list of connections to end them. It does not wait for their
+    /// guards.
+    pub fn drain(&self, mut filter: impl FnMut(&ConnectionHandle) -> bool) -> Drained {
+        let mut drained = Drained::default();
+        for handle in self.connections() {
+            if filter(&handle)
+                && let Ok(reclaimed) = handle.close()
+            {
+                drained.connections += 1;
+                drained.reclaimed.add(&reclaimed);
+            }
+        }
+        drained
+    }
+
+    /// Replaces all limits in one step. A limit lowered below what is in use revokes nothing; use
+    /// then only falls.
+    pub fn set_limits(&self, limits: Limits) {
+        self.shared.set_limits(limits);
+    }
+
+    /// Does periodic work: advances the coarse clock by which leases and connections age. Call it
+    /// about once a second.
+    pub fn maintain(&self) {
+        self.shared.read_clock();
+    }
+}
+
+impl fmt::Debug for Governor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usage = self.shared.tree.system_usage();
+        f.debug_struct("Governor").field("usage", &usage).finish_non_exhaustive()
+    }
+}
+
+/// The parts of a [`Governor`].
+#[must_use = "a builder does nothing until it builds"]
+pub struct GovernorBuilder {
+    limits: Limits,
+    classes: Box<[usize]>,
+    zero_on_return: bool,
+    fragmentation_bytes: Option<u64>,
+    clock: Box<dyn Clock>,
+}
+
+impl GovernorBuilder {
+    /// What each scope may use. Unlimited unless set.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The sizes that blocks come in, ascending powers of two, in bytes. 512 B, 2, 4, 16 and
+    /// 64 KiB unless set.
+    pub fn size_classes(mut self, bytes: &[usize]) -> Self {
+        self.classes = bytes.into();
+        self
+    }
+
+    /// Overwrites every block with zeroes as it comes back, for memory that holds secrets. Costs
+    /// the writing. Off unless set: even so no lease shows what another one wrote.
+    pub fn zero_on_return(mut self, zero: bool) -> Self {
+        self.zero_on_return = zero;
+        self
+    }
+
+    /// How much more than the system's memory limit (and one slab of 1 MiB for each size class) may
+    /// be resident because free blocks lie between used ones. A quarter of that sum unless set.
+    /// Beyond it a lease is refused by [`Scope::Arena`](crate::Scope::Arena).
+    pub fn fragmentation(mut self, bytes: u64) -> Self {
+        self.fragmentation_bytes = Some(bytes);
+        self
+    }
+
+    /// Where time comes from. The system's monotonic clock unless set.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Box::new(clock);
+        self
+    }
+
+    /// Makes the governor. It maps no memory yet.
+    ///
+    /// # Errors
+    ///
+    /// If the size classes are not as [`size_classes`](Self::size_classes) says, or a class's name
+    /// is too long.
+    pub fn build(self) -> Result<Governor, ConfigError> {
+        let Self { limits, classes, zero_on_return, fragmentation_bytes, clock } = self;
+        limits.check_names().map_err(ConfigError::NameTooLong)?;
+        let bounds = Bounds::new(limits.system.memory, classes.len(), fragmentation_bytes);
+        let arena = Arena::new(&classes, bounds, zero_on_return)?;
+        let shared = Arc::new(Shared::new(arena, limits, clock, fragmentation_bytes));
+        Ok(Governor { shared })
+    }
+}
+
+impl fmt::Debug for GovernorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GovernorBuilder")
+            .field("limits", &self.limits)
+            .field("classes", &self.classes)
+            .field("zero_on_return", &self.zero_on_return)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,178 @@
+//! Buffers on loan.
+//!
+//! | | borrowed [`Lease`] | [`OwnedLease`] | [`PinnedLease`] | [`Bytes`](bytes::Bytes) |
+//! |---|---|---|---|---|
+//! | lives | as long as its guard, checked at compile time | as long as you like | as long as you like | as long as you like |
+//! | when the connection closes | cannot happen before the lease is gone | revoked | kept until it drops | kept until the last clone drops |
+//! | touching the bytes | directly | through [`pin`](OwnedLease::pin) | directly | directly, shared, read-only |
+//! | costs | two atomic steps | two, and two for each pin | two, and one to become it | as before, and one allocation |
+//!
+//! Take the first that fits, from the left: what stands further right lives longer, and memory
+//! that lives longer than its connection is what this crate exists to prevent.
+//!
+//! **Promise.** Nobody reads, through safe code, a byte that was not written through the very lease
+//! it is read from: blocks keep what their last user left, so a lease shows only what was written
+//! since it was made. And nobody touches a block after it was returned: a borrowed lease cannot
+//! outlive its guard, and an owned one is touched only while pinned, which a close leaves alone.
+
+mod borrowed;
+mod owned;
+mod window;
+
+use std::panic::Location;
+use std::ptr::NonNull;
+
+use crate::connection::{Connection, Granted, Memory, Seat, StreamAccount};
+use crate::error::LeaseError;
+use crate::magazine::Hold;
+use crate::sync::unmodelled::Relaxed;
+use crate::sync::{Arc, Watch};
+pub use borrowed::Lease;
+pub use owned::{OwnedLease, Pinned, PinnedLease};
+use window::Window;
+
+/// Finds the bytes of a block that was just leased, and notes who leased it.
+#[inline]
+fn open(
+    connection: &Connection,
+    granted: Granted,
+    site: &'static Location<'static>,
+) -> (Seat, Window) {
+    let shared = connection.shared();
+    let tick = shared.tick.load(Relaxed);
+    match granted.memory {
+        Memory::Block { class, block } => {
+            // SAFETY: the block was just leased to the caller, who gives it back only after the
+            // window that is made here is gone.
+            let record = unsafe { shared.arena.record(class, block) };
+            record.note().write(site, tick);
+            let capacity = shared.arena.block_bytes(class);
+            (granted.seat, Window::new(record.data(), capacity, Watch::of(&record.probe)))
+        }
+        Memory::Large { base, bytes } => {
+            connection.note_large(granted.seat, site, tick);
+            (granted.seat, Window::new(base, bytes, Watch::default()))
+        }
+    }
+}
+
+/// A lease that no borrow ties to its guard.
+///
+/// It holds a bare pointer to its connection's record and pays no reference count for it. While
+/// the connection is open the guard keeps the record; a close counts this lease among those that
+/// are still out, and the record stays until the last of them has dropped.
+struct Loan {
+    connection: NonNull<Connection>,
+    seat: Seat,
+    /// How the block is held, as far as this lease knows: a close takes an owned block without
+    /// asking, and tells at the next step.
+    hold: Hold,
+    window: Window,
+    account: Option<Arc<StreamAccount>>,
+}
+
+// SAFETY: `Connection` is `Send + Sync`, and the window's bytes belong to this lease alone while
+// its hold allows touching them.
+unsafe impl Send for Loan {}
+// SAFETY: as above; `&Loan` only reads.
+unsafe impl Sync for Loan {}
+
+impl Loan {
+    fn new(
+        connection: &Connection,
+        account: Option<Arc<StreamAccount>>,
+        len: usize,
+        hold: Hold,
+        site: &'static Location<'static>,
+    ) -> Result<Self, LeaseError> {
+        let granted = match &account {
+            None => connection.lease(len, hold)?,
+            Some(account) => connection.lease_on_stream(account, len, hold)?,
+        };
+        let (seat, window) = open(connection, granted, site);
+        Ok(Self { connection: NonNull::from(connection), seat, hold, window, account })
+    }
+
+    #[inline]
+    fn connection(&self) -> &Connection {
+        // SAFETY: the record outlives this lease; see the type's docs.
+        unsafe { self.connection.as_ref() }
+    }
+
+    /// Changes an owned block's hold; `false` if a close has taken it.
+    #[inline]
+    fn try_rehold(&mut self, to: Hold) -> bool {
+        let held = self.connection().try_rehold(self.seat, self.hold, to);
+        if held {
+            self.hold = to;
+        }
+        held
+    }
+
+    #[inline]
+    fn unpin(&mut self) {
+        self.connection().unpin(self.seat);
+        self.hold = Hold::Owned;
+    }
+
+    /// Turns a borrowed or pinned block into the owner of a `Bytes`, in the smallest block that
+    /// fits if a quarter of this one would do.
+    fn detach(mut self) -> bytes::Bytes {
+        debug_assert!(self.hold == Hold::Pinned);
+        let len = self.window.readable().len();
+        if len == 0 {
+            return bytes::Bytes::new();
+        }
+        if len < self.window.capacity() / 4
+            && let Some(smaller) = self.copy_into_smaller()
+        {
+            drop(self);
+            return bytes::Bytes::from_owner(Detached(smaller));
+        }
+        self.connection().detach(self.seat, self.hold);
+        self.hold = Hold::Detached;
+        bytes::Bytes::from_owner(Detached(self))
+    }
+
+    /// A copy in a smaller block, if there is a smaller class and room for it.
+    fn copy_into_smaller(&self) -> Option<Loan> {
+        let connection = self.connection();
+        let readable = self.window.readable();
+        let capacity = connection.capacity_for(readable.len())?;
+        if capacity >= self.window.capacity() {
+            return None;
+        }
+        let site = connection.site_of(self.seat)?;
+        let account = self.account.clone();
+        let mut copy = Loan::new(connection, account, readable.len(), Hold::Detached, site).ok()?;
+        copy.window.append(readable);
+        Some(copy)
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let bytes = self.window.capacity();
+        if self.connection().shared().arena.zero_on_return() {
+            let may_touch = self.hold != Hold::Owned || self.try_rehold(Hold::Pinned);
+            if may_touch {
+                self.window.wipe();
+            }
+        }
+        let share = self.connection().put(self.seat, self.hold);
+        if let Some(account) = self.account.take() {
+            account.give_back(bytes as u64);
+        }
+        // The record may go with it; nothing above uses it any more.
+        drop(share);
+    }
+}
+
+/// What keeps the memory behind a `Bytes`.
+struct Detached(Loan);
+
+impl AsRef<[u8]> for Detached {
+    fn as_ref(&self) -> &[u8] {
+        self.0.window.readable()
+    }
+}

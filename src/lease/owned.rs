@@ -1,0 +1,168 @@
+//! Leases that live as long as you like.
+
+use std::fmt;
+use std::panic::Location;
+
+use bytes::Bytes;
+
+use super::Loan;
+use super::window::{Window, buffer};
+use crate::connection::{Connection, StreamAccount};
+use crate::error::{LeaseError, Revoked};
+use crate::magazine::Hold;
+use crate::sync::Arc;
+
+/// A buffer on loan that no borrow ties to its guard: for other tasks, queues and maps.
+///
+/// When the connection closes, the memory is taken back wherever the lease is, unless it is pinned
+/// at that moment. [`pin`](Self::pin) it to touch the bytes. Keeping one for ever keeps nothing
+/// but this small value.
+///
+/// ```
+/// use bytes::BufMut;
+/// use leasehold::{Governor, Revoked};
+///
+/// let governor = Governor::unlimited();
+/// let guard = governor.inbound().try_admit()?;
+/// let mut kept = guard.handle().try_lease_owned(4096)?;
+/// kept.pin()?.put_slice(b"hello");
+/// assert_eq!(&*kept.pin()?, b"hello");
+/// drop(guard);
+/// assert_eq!(kept.pin().unwrap_err(), Revoked);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a lease that is dropped goes back at once"]
+pub struct OwnedLease(Loan);
+
+impl OwnedLease {
+    #[inline]
+    pub(crate) fn new(
+        connection: &Connection,
+        account: Option<Arc<StreamAccount>>,
+        len: usize,
+        site: &'static Location<'static>,
+    ) -> Result<Self, LeaseError> {
+        Loan::new(connection, account, len, Hold::Owned, site).map(Self)
+    }
+
+    pub(super) fn from_loan(loan: Loan) -> Self {
+        Self(loan)
+    }
+
+    /// Holds on to the memory while the bytes are touched: a close that comes meanwhile leaves it
+    /// until the answer drops. One atomic step, and another when it drops.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed.
+    #[inline]
+    pub fn pin(&mut self) -> Result<Pinned<'_>, Revoked> {
+        if self.0.hold == Hold::Pinned {
+            // An earlier pin was forgotten, never dropped.
+            self.0.unpin();
+        }
+        if self.0.try_rehold(Hold::Pinned) { Ok(Pinned(&mut self.0)) } else { Err(Revoked) }
+    }
+
+    /// Holds on to the memory for good, for callers that need access without a guard value:
+    /// `poll_fill_buf`, `spawn_blocking`, io_uring.
+    ///
+    /// The memory is kept until the answer drops, even if the connection ends before.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed.
+    pub fn into_pinned(mut self) -> Result<PinnedLease, Revoked> {
+        self.pin().map(Pinned::keep)?;
+        Ok(PinnedLease(self.0))
+    }
+
+    /// As [`Lease::freeze`](crate::Lease::freeze).
+    ///
+    /// # Errors
+    ///
+    /// If the connection is closed.
+    pub fn freeze(self) -> Result<Bytes, Revoked> {
+        self.into_pinned().map(PinnedLease::freeze)
+    }
+
+    /// The size of the block, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.0.window.capacity()
+    }
+}
+
+impl fmt::Debug for OwnedLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OwnedLease").field(&self.0.window).finish()
+    }
+}
+
+/// An [`OwnedLease`] whose bytes may be touched, until this drops.
+///
+/// A [`Buf`](bytes::Buf) and a [`BufMut`](bytes::BufMut), as [`Lease`](crate::Lease) is.
+pub struct Pinned<'a>(&'a mut Loan);
+
+impl Pinned<'_> {
+    /// Leaves the lease pinned.
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+
+    #[inline]
+    fn window(&self) -> &Window {
+        &self.0.window
+    }
+
+    #[inline]
+    fn window_mut(&mut self) -> &mut Window {
+        &mut self.0.window
+    }
+}
+
+buffer!(Pinned<'_>);
+
+impl Drop for Pinned<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.unpin();
+    }
+}
+
+impl fmt::Debug for Pinned<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pinned").field(&self.0.window).finish()
+    }
+}
+
+/// A lease that is pinned until it drops. Made by [`OwnedLease::into_pinned`].
+///
+/// If the connection ends before, the block stays charged to the peer and the system, and shows in
+/// reports as an [orphan](crate::Orphan) with the place that leased it.
+#[must_use = "a lease that is dropped goes back at once"]
+pub struct PinnedLease(Loan);
+
+impl PinnedLease {
+    /// As [`Lease::freeze`](crate::Lease::freeze).
+    pub fn freeze(self) -> Bytes {
+        self.0.detach()
+    }
+
+    #[inline]
+    fn window(&self) -> &Window {
+        &self.0.window
+    }
+
+    #[inline]
+    fn window_mut(&mut self) -> &mut Window {
+        &mut self.0.window
+    }
+}
+
+buffer!(PinnedLease);
+
+impl fmt::Debug for PinnedLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PinnedLease").field(&self.0.window).finish()
+    }
+}

@@ -1,0 +1,50 @@
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
+#![deny(unsafe_op_in_unsafe_fn)]
+#![deny(unsafe_code)]
+#![deny(clippy::undocumented_unsafe_blocks)]
+
+mod admission;
+#[allow(unsafe_code, reason = "addresses of blocks and slabs")]
+mod arena;
+mod clock;
+mod connection;
+mod error;
+pub mod future;
+mod governor;
+mod guard;
+mod keyed;
+#[allow(unsafe_code, reason = "access to leased bytes")]
+mod lease;
+mod limits;
+mod magazine;
+mod name;
+mod registry;
+mod report;
+mod reservation;
+mod scope;
+mod stream;
+#[cfg_attr(leasehold_loom, allow(unsafe_code, reason = "loom's cells are reached by pointer"))]
+mod sync;
+mod usage;
+
+pub use admission::Admission;
+pub use arena::{ArenaReport, ClassReport, MAX_CLASS_BYTES, MAX_CLASSES, MIN_CLASS_BYTES};
+pub use clock::{Clock, SystemClock};
+pub use error::{
+    AdmitError, BindError, Closed, ConfigError, LeaseError, NameTooLong, Reason, Refused, Resource,
+    Revoked, Scope,
+};
+pub use governor::{Governor, GovernorBuilder};
+pub use guard::{ConnectionGuard, ConnectionHandle};
+pub use keyed::MAX_NAME_BYTES;
+pub use lease::{Lease, OwnedLease, Pinned, PinnedLease};
+pub use limits::{Limit, Limits, ScopeLimits};
+pub use name::{ConnectionId, Direction, PeerKey, Source};
+pub use report::{
+    ClassRow, ConnectionRow, ConnectionUsage, Drained, Orphan, PeerRow, Reclaimed, RefusalRow,
+    ScopeRow, Snapshot, StreamUsage, Totals,
+};
+pub use reservation::Reservation;
+pub use stream::StreamGuard;
+pub use usage::Usage;

@@ -1,0 +1,288 @@
+//! What each scope may use at most.
+
+use std::fmt;
+
+use crate::error::{NameTooLong, Refused, Resource, Scope};
+use crate::usage::Usage;
+
+/// The most that a scope may use of one resource.
+///
+/// There is no magic number: zero, `-1` and `MAX` mean nothing special.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// As much as there is.
+    #[default]
+    Unlimited,
+    /// Nothing at all.
+    Blocked,
+    /// At most this much: bytes for memory, else a count.
+    Max(u64),
+}
+
+impl Limit {
+    /// Whether `requested` more fits on top of `in_use`. Never wraps: a sum beyond `u64::MAX` fits
+    /// nowhere, not even in [`Limit::Unlimited`].
+    #[inline]
+    pub(crate) fn admits(self, in_use: u64, requested: u64) -> bool {
+        let Some(total) = in_use.checked_add(requested) else { return false };
+        match self {
+            Limit::Unlimited => true,
+            Limit::Blocked => requested == 0,
+            Limit::Max(max) => total <= max || requested == 0,
+        }
+    }
+
+    /// The number, if there is one.
+    pub(crate) fn max(self) -> u64 {
+        match self {
+            Limit::Unlimited => u64::MAX,
+            Limit::Blocked => 0,
+            Limit::Max(max) => max,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Unlimited => f.write_str("unlimited"),
+            Limit::Blocked => f.write_str("blocked"),
+            Limit::Max(max) => max.fmt(f),
+        }
+    }
+}
+
+impl From<u64> for Limit {
+    fn from(max: u64) -> Self {
+        Limit::Max(max)
+    }
+}
+
+impl From<u32> for Limit {
+    fn from(max: u32) -> Self {
+        Limit::Max(max.into())
+    }
+}
+
+impl From<usize> for Limit {
+    fn from(max: usize) -> Self {
+        Limit::Max(max as u64)
+    }
+}
+
+/// The limits of one scope, resource by resource.
+///
+/// ```
+/// use leasehold::{Limit, ScopeLimits};
+///
+/// let limits = ScopeLimits::unlimited().memory(64_u64 << 20).connections(500_u32);
+/// assert_eq!(limits.memory, Limit::Max(64 << 20));
+/// assert_eq!(limits.streams, Limit::Unlimited);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScopeLimits {
+    /// Bytes of leased, cached and reserved memory.
+    pub memory: Limit,
+    /// Connections, whoever opened them.
+    pub connections: Limit,
+    /// Connections that the remote side opened.
+    pub connections_inbound: Limit,
+    /// Connections that this side opened.
+    pub connections_outbound: Limit,
+    /// Streams, whoever opened them.
+    pub streams: Limit,
+    /// Streams that the remote side opened.
+    pub streams_inbound: Limit,
+    /// Streams that this side opened.
+    pub streams_outbound: Limit,
+    /// File descriptors.
+    pub fds: Limit,
+}
+
+/// Writes one builder method per resource.
+macro_rules! setters {
+    ($($resource:ident),+ $(,)?) => {$(
+        #[doc = concat!("Sets [`", stringify!($resource), "`](field@ScopeLimits::", stringify!($resource), ").")]
+        #[must_use]
+        pub fn $resource(mut self, limit: impl Into<Limit>) -> Self {
+            self.$resource = limit.into();
+            self
+        }
+    )+};
+}
+
+impl ScopeLimits {
+    /// No limit on anything.
+    pub fn unlimited() -> Self {
+        Self::default()
+    }
+
+    /// Nothing of anything.
+    pub fn blocked() -> Self {
+        Self {
+            memory: Limit::Blocked,
+            connections: Limit::Blocked,
+            connections_inbound: Limit::Blocked,
+            connections_outbound: Limit::Blocked,
+            streams: Limit::Blocked,
+            streams_inbound: Limit::Blocked,
+            streams_outbound: Limit::Blocked,
+            fds: Limit::Blocked,
+        }
+    }
+
+    setters! {
+        memory,
+        connections,
+        connections_inbound,
+        connections_outbound,
+        streams,
+        streams_inbound,
+        streams_outbound,
+        fds,
+    }
+
+    /// Whether `more` fits on top of `usage`; if not, the first resource that does not.
+    #[inline]
+    pub(crate) fn check(&self, scope: Scope, usage: &Usage, more: &Usage) -> Result<(), Refused> {
+        let rows = [
+            (Resource::Memory, self.memory, usage.memory, more.memory),
+            (Resource::Connections, self.connections, usage.connections(), more.connections()),
+            (
+                Resource::ConnectionsInbound,
+                self.connections_inbound,
+                usage.connections_inbound.into(),
+                more.connections_inbound.into(),
+            ),
+            (
+                Resource::ConnectionsOutbound,
+                self.connections_outbound,
+                usage.connections_outbound.into(),
+                more.connections_outbound.into(),
+            ),
+            (Resource::Streams, self.streams, usage.streams(), more.streams()),
+            (
+                Resource::StreamsInbound,
+                self.streams_inbound,
+                usage.streams_inbound.into(),
+                more.streams_inbound.into(),
+            ),
+            (
+                Resource::StreamsOutbound,
+                self.streams_outbound,
+                usage.streams_outbound.into(),
+                more.streams_outbound.into(),
+            ),
+            (Resource::Fds, self.fds, usage.fds.into(), more.fds.into()),
+        ];
+        for (resource, limit, in_use, requested) in rows {
+            // Counts are kept in 32 bits, so they end there even where they are unlimited.
+            let counted = resource == Resource::Memory || in_use + requested <= u32::MAX.into();
+            if !limit.admits(in_use, requested) || !counted {
+                return Err(Refused::new(scope, resource, limit, in_use, requested));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The limits of every scope of a governor.
+///
+/// ```
+/// use leasehold::{Governor, Limits, ScopeLimits};
+///
+/// let limits = Limits::unlimited()
+///     .system(ScopeLimits::unlimited().memory(64_u64 << 20).connections(500_u32))
+///     .peer(ScopeLimits::unlimited().memory(1_u64 << 20).connections(8_u32))
+///     .connection(ScopeLimits::unlimited().memory(256_u64 << 10))
+///     .class("public", ScopeLimits::unlimited().connections(400_u32));
+/// let governor = Governor::new(limits)?;
+/// # Ok::<(), leasehold::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub(crate) system: ScopeLimits,
+    pub(crate) transient: ScopeLimits,
+    pub(crate) peer: ScopeLimits,
+    pub(crate) connection: ScopeLimits,
+    pub(crate) stream: ScopeLimits,
+    pub(crate) class_default: ScopeLimits,
+    /// Few, and looked up by the connections that name a class: a list is enough.
+    pub(crate) classes: Vec<(Box<str>, ScopeLimits)>,
+}
+
+impl Limits {
+    /// No limit anywhere, so that a library can always wrap its connections.
+    pub fn unlimited() -> Self {
+        Self::default()
+    }
+
+    /// Limits of everything together.
+    #[must_use]
+    pub fn system(mut self, limits: ScopeLimits) -> Self {
+        self.system = limits;
+        self
+    }
+
+    /// Limits of all connections whose peer is not known yet, together.
+    #[must_use]
+    pub fn transient(mut self, limits: ScopeLimits) -> Self {
+        self.transient = limits;
+        self
+    }
+
+    /// Limits of each peer.
+    #[must_use]
+    pub fn peer(mut self, limits: ScopeLimits) -> Self {
+        self.peer = limits;
+        self
+    }
+
+    /// Limits of each connection.
+    #[must_use]
+    pub fn connection(mut self, limits: ScopeLimits) -> Self {
+        self.connection = limits;
+        self
+    }
+
+    /// Limits of each stream. Only memory applies.
+    #[must_use]
+    pub fn stream(mut self, limits: ScopeLimits) -> Self {
+        self.stream = limits;
+        self
+    }
+
+    /// Limits of each class that has none of its own.
+    #[must_use]
+    pub fn class_default(mut self, limits: ScopeLimits) -> Self {
+        self.class_default = limits;
+        self
+    }
+
+    /// Limits of the class called `name`, in the place of any given for it before.
+    #[must_use]
+    pub fn class(mut self, name: &str, limits: ScopeLimits) -> Self {
+        match self.classes.iter_mut().find(|(known, _)| **known == *name) {
+            Some((_, known)) => *known = limits,
+            None => self.classes.push((name.into(), limits)),
+        }
+        self
+    }
+
+    pub(crate) fn check_names(&self) -> Result<(), NameTooLong> {
+        let mut lens = self.classes.iter().map(|(name, _)| name.len());
+        match lens.find(|len| *len > crate::MAX_NAME_BYTES) {
+            Some(len) => Err(NameTooLong { len }),
+            None => Ok(()),
+        }
+    }
+
+    /// The limits in force for the class called `name`.
+    pub(crate) fn of_class(&self, name: &[u8]) -> &ScopeLimits {
+        self.classes
+            .iter()
+            .find(|(known, _)| known.as_bytes() == name)
+            .map_or(&self.class_default, |(_, limits)| limits)
+    }
+}

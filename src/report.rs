@@ -1,0 +1,209 @@
+//! What can be seen from outside: plain data, read at one instant.
+
+use std::panic::Location;
+use std::time::Duration;
+
+use crate::arena::ArenaReport;
+use crate::error::{Reason, Resource, Scope};
+use crate::limits::ScopeLimits;
+use crate::name::{ConnectionId, PeerKey};
+use crate::usage::Usage;
+
+/// What closing a connection took back, and what is still out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reclaimed {
+    /// Idle cached blocks, in bytes.
+    pub cached_bytes: u64,
+    /// Blocks of owned leases that were revoked and of borrowed leases that were forgotten.
+    pub leased_bytes: u64,
+    /// Reservations.
+    pub reserved_bytes: u64,
+    /// Streams.
+    pub streams: u64,
+    /// Still out: blocks that are pinned or borrowed at this moment. They come back at the unpin.
+    pub pinned_bytes: u64,
+    /// Still out: blocks that live on as `Bytes`. They come back when the last clone drops.
+    pub detached_bytes: u64,
+}
+
+impl Reclaimed {
+    pub(crate) fn add(&mut self, other: &Reclaimed) {
+        self.cached_bytes += other.cached_bytes;
+        self.leased_bytes += other.leased_bytes;
+        self.reserved_bytes += other.reserved_bytes;
+        self.streams += other.streams;
+        self.pinned_bytes += other.pinned_bytes;
+        self.detached_bytes += other.detached_bytes;
+    }
+}
+
+/// What [`Governor::drain`](crate::Governor::drain) closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// How many connections.
+    pub connections: u64,
+    /// What they gave back, together.
+    pub reclaimed: Reclaimed,
+}
+
+/// What one connection uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionUsage {
+    /// The peer it is bound to.
+    pub peer: Option<PeerKey>,
+    /// Everything charged for it, in bytes: the four figures below together.
+    pub memory: u64,
+    /// Idle blocks it keeps for its next leases.
+    pub cached_bytes: u64,
+    /// Blocks in leases of every kind.
+    pub leased_bytes: u64,
+    /// Blocks that live on as `Bytes`.
+    pub detached_bytes: u64,
+    /// Reservations.
+    pub reserved_bytes: u64,
+    /// Streams that the remote side opened.
+    pub streams_inbound: u32,
+    /// Streams that this side opened.
+    pub streams_outbound: u32,
+}
+
+/// What one stream uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamUsage {
+    /// Bytes in its leases and reservations.
+    pub memory: u64,
+}
+
+/// A scope's use beside its limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScopeRow {
+    /// What is in use.
+    pub usage: Usage,
+    /// What may be in use.
+    pub limits: ScopeLimits,
+}
+
+/// A class's use beside its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClassRow {
+    /// The class's name.
+    pub name: Box<str>,
+    /// What is in use and what may be.
+    pub row: ScopeRow,
+}
+
+/// A peer's use beside its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerRow {
+    /// The peer.
+    pub peer: PeerKey,
+    /// What is in use and what may be.
+    pub row: ScopeRow,
+}
+
+/// One connection that is open, or closed with memory still out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionRow {
+    /// Its id.
+    pub id: ConnectionId,
+    /// Where the program admitted it.
+    pub site: &'static Location<'static>,
+    /// How long ago that was.
+    pub age: Duration,
+    /// Where it comes from, if that was said.
+    pub source: Option<crate::name::Source>,
+    /// Whether its guard or the governor closed it.
+    pub closed: bool,
+    /// What it uses.
+    pub usage: ConnectionUsage,
+}
+
+/// A block that outlives its connection's guard: someone holds a pin or a `Bytes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Orphan {
+    /// The connection it was leased on.
+    pub connection: ConnectionId,
+    /// Where the program leased it.
+    pub site: &'static Location<'static>,
+    /// The size of the block.
+    pub bytes: u64,
+    /// How long ago it was leased, to within the coarse clock's step.
+    pub age: Duration,
+}
+
+/// How often a scope refused something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusalRow {
+    /// The scope that refused.
+    pub scope: Scope,
+    /// What there was not enough of.
+    pub resource: Resource,
+    /// Why.
+    pub reason: Reason,
+    /// How often, since the governor was made.
+    pub count: u64,
+}
+
+/// Totals of a governor, in bytes unless named otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Blocks handed out through leases, ever. Never falls.
+    pub leased_bytes: u64,
+    /// Blocks given back through leases, ever. Never falls.
+    pub returned_bytes: u64,
+    /// Blocks in leases, pins and `Bytes` right now.
+    pub outstanding_bytes: u64,
+    /// Idle blocks that connections keep.
+    pub cached_bytes: u64,
+    /// Reservations.
+    pub reserved_bytes: u64,
+    /// Of `outstanding_bytes`, what outlives its connection's guard.
+    pub orphaned_bytes: u64,
+    /// Connections admitted, ever.
+    pub admitted: u64,
+    /// Requests of every kind refused, ever.
+    pub refused: u64,
+    /// Connections whose guard is alive.
+    pub connections: u64,
+}
+
+/// A governor at (almost) one instant.
+///
+/// Each row is read atomically; rows are read one after another, so that a snapshot never stops
+/// the world. At rest all of it adds up: `arena.in_use_bytes` is `totals.cached_bytes +
+/// totals.outstanding_bytes`, `system.usage.memory` is `arena.in_use_bytes +
+/// totals.reserved_bytes`, and `totals.leased_bytes - totals.returned_bytes` is
+/// `totals.outstanding_bytes`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Everything together.
+    pub system: ScopeRow,
+    /// Connections whose peer is not known yet.
+    pub transient: ScopeRow,
+    /// Classes with a connection, by name.
+    pub classes: Vec<ClassRow>,
+    /// Peers with a connection, by key.
+    pub peers: Vec<PeerRow>,
+    /// Connections, by id.
+    pub connections: Vec<ConnectionRow>,
+    /// Blocks that outlive their connection's guard, oldest first.
+    pub orphans: Vec<Orphan>,
+    /// Refusals that happened, by scope, resource and reason.
+    pub refusals: Vec<RefusalRow>,
+    /// Where the memory is.
+    pub arena: ArenaReport,
+    /// Sums of the rows above, and the counters.
+    pub totals: Totals,
+}

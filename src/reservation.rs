@@ -1,0 +1,78 @@
+//! Budget for bytes that someone else allocates: QUIC windows, yamux and HTTP/2 buffers.
+
+use std::fmt;
+
+use crate::connection::{Connection, StreamAccount};
+use crate::error::LeaseError;
+use crate::sync::Arc;
+
+/// Bytes charged to a connection and every scope above it, until this drops.
+///
+/// When the connection closes its reservations are off every scope; this value then answers
+/// [`LeaseError::Closed`] and its drop changes nothing. Costs the connection's mutex and one short
+/// lock for each scope, once to make and once to drop.
+///
+/// ```
+/// use leasehold::{Governor, Limits, ScopeLimits};
+///
+/// let limits = Limits::unlimited().connection(ScopeLimits::unlimited().memory(1_u64 << 20));
+/// let governor = Governor::new(limits)?;
+/// let guard = governor.inbound().try_admit()?;
+/// let mut window = guard.try_reserve(256 << 10)?;
+/// window.resize(512 << 10)?;
+/// let refused = window.resize(2 << 20).unwrap_err();
+/// assert_eq!(refused.refused().unwrap().in_use(), 512 << 10);
+/// assert_eq!(window.bytes(), 512 << 10);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a reservation that is dropped goes back at once"]
+pub struct Reservation {
+    connection: Arc<Connection>,
+    account: Option<Arc<StreamAccount>>,
+    bytes: u64,
+}
+
+impl Reservation {
+    pub(crate) fn new(
+        connection: Arc<Connection>,
+        account: Option<Arc<StreamAccount>>,
+        bytes: u64,
+    ) -> Result<Self, LeaseError> {
+        connection.reserve(account.as_deref(), bytes)?;
+        Ok(Self { connection, account, bytes })
+    }
+
+    /// How much is reserved.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Reserves more or less. On an error nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way of the difference, or the connection is closed.
+    pub fn resize(&mut self, bytes: u64) -> Result<(), LeaseError> {
+        let account = self.account.as_deref();
+        if bytes > self.bytes {
+            self.connection.reserve(account, bytes - self.bytes)?;
+        } else {
+            self.connection.check_open()?;
+            self.connection.unreserve(account, self.bytes - bytes);
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.connection.unreserve(self.account.as_deref(), self.bytes);
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,95 @@
+//! One stream of a connection: its count, and a budget within the connection's.
+
+use std::fmt;
+use std::panic::Location;
+
+use crate::connection::{Connection, StreamAccount};
+use crate::error::LeaseError;
+use crate::lease::OwnedLease;
+use crate::name::Direction;
+use crate::report::StreamUsage;
+use crate::reservation::Reservation;
+use crate::sync::Arc;
+
+/// A stream, counted until this drops.
+///
+/// Its leases and reservations are charged to the stream's memory limit first, then to the
+/// connection's and those above. They may outlive the stream; they cannot outlive the connection.
+/// When the connection closes the stream is off every scope and answers [`LeaseError::Closed`].
+///
+/// ```
+/// use leasehold::{Direction, Governor, Limits, Scope, ScopeLimits};
+///
+/// let limits = Limits::unlimited().stream(ScopeLimits::unlimited().memory(8_u64 << 10));
+/// let governor = Governor::new(limits)?;
+/// let guard = governor.inbound().try_admit()?;
+/// let stream = guard.try_open_stream(Direction::Inbound)?;
+/// let _first = stream.try_lease_owned(4096)?;
+/// let _second = stream.try_lease_owned(4096)?;
+/// let refused = stream.try_lease_owned(4096).unwrap_err();
+/// assert_eq!(refused.refused().unwrap().scope(), Scope::Stream);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a stream guard that is dropped ends the stream's count at once"]
+pub struct StreamGuard {
+    connection: Arc<Connection>,
+    account: Arc<StreamAccount>,
+    direction: Direction,
+}
+
+impl StreamGuard {
+    pub(crate) fn open(
+        connection: Arc<Connection>,
+        direction: Direction,
+    ) -> Result<Self, LeaseError> {
+        connection.open_stream(direction)?;
+        Ok(Self { connection, account: Arc::new(StreamAccount::new()), direction })
+    }
+
+    /// Leases a buffer of at least `len` bytes on the stream's budget.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection is closed.
+    #[track_caller]
+    pub fn try_lease_owned(&self, len: usize) -> Result<OwnedLease, LeaseError> {
+        OwnedLease::new(&self.connection, Some(self.account.clone()), len, Location::caller())
+    }
+
+    /// Reserves bytes that someone else allocates on the stream's budget.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection is closed.
+    pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
+        Reservation::new(self.connection.clone(), Some(self.account.clone()), bytes)
+    }
+
+    /// Which side opened the stream.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// What the stream uses.
+    pub fn usage(&self) -> StreamUsage {
+        StreamUsage { memory: self.account.in_use() }
+    }
+
+    /// Ends the stream's count, as dropping it does.
+    pub fn close(self) {}
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.connection.close_stream(self.direction);
+    }
+}
+
+impl fmt::Debug for StreamGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamGuard")
+            .field("direction", &self.direction)
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
+}
