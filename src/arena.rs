@@ -37,7 +37,7 @@ use std::ptr::NonNull;
 use crossbeam_utils::CachePadded;
 
 use crate::error::{ConfigError, Refused, Resource, Scope};
-use crate::limits::Limit;
+use crate::limit::Limit;
 use crate::sync::unmodelled::{AtomicPtr, AtomicU32, Relaxed};
 use crate::sync::{Mutex, Probe};
 use class::Class;

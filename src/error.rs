@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 
-use crate::limits::Limit;
+use crate::limit::Limit;
 
 /// A level of the scope tree that can refuse a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

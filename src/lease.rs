@@ -129,7 +129,7 @@ impl Loan {
             drop(self);
             return bytes::Bytes::from_owner(Detached(smaller));
         }
-        self.connection().detach(self.seat, self.hold);
+        self.connection().rehold(self.seat, self.hold, Hold::Detached);
         self.hold = Hold::Detached;
         bytes::Bytes::from_owner(Detached(self))
     }

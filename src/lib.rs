@@ -16,6 +16,7 @@ mod guard;
 mod keyed;
 #[allow(unsafe_code, reason = "access to leased bytes")]
 mod lease;
+mod limit;
 mod limits;
 mod magazine;
 mod name;
@@ -39,7 +40,8 @@ pub use governor::{Governor, GovernorBuilder};
 pub use guard::{ConnectionGuard, ConnectionHandle};
 pub use keyed::MAX_NAME_BYTES;
 pub use lease::{Lease, OwnedLease, Pinned, PinnedLease};
-pub use limits::{Limit, Limits, ScopeLimits};
+pub use limit::Limit;
+pub use limits::{Limits, ScopeLimits};
 pub use name::{ConnectionId, Direction, PeerKey, Source};
 pub use report::{
     ClassRow, ConnectionRow, ConnectionUsage, Drained, Orphan, PeerRow, Reclaimed, RefusalRow,

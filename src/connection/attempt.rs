@@ -5,15 +5,16 @@
 //! It ends: mapping hands its first block to the one who asked, and under pressure the list of
 //! members to sweep only shrinks.
 
+use super::account::{Entry, StreamAccount};
 use super::ledger::{Ledger, Phase};
 use super::loose::{LooseLease, LooseMemory};
-use super::{Connection, Granted, Memory, Seat, Shared, StreamAccount};
+use super::shared::Shared;
+use super::{Connection, Granted, Memory, Seat};
 use crate::arena::{Block, Mapping, Note};
 use crate::error::{LeaseError, Refused, Resource, Scope};
 use crate::magazine::{Hold, Tight};
 use crate::scope::{KeyedScope, Place, Pressure};
-use crate::sync::unmodelled::Relaxed;
-use crate::sync::{Arc, MutexGuard};
+use crate::sync::Arc;
 use crate::usage::Usage;
 
 /// Why an attempt stopped.
@@ -130,21 +131,6 @@ impl Drop for Errand<'_> {
     }
 }
 
-/// A place on a stream's account, held while the request is decided.
-pub(super) struct Entry<'a> {
-    taken: Option<MutexGuard<'a, u64>>,
-    bytes: u64,
-}
-
-impl Entry<'_> {
-    /// Counts the bytes as taken.
-    pub(super) fn commit(mut self) {
-        if let Some(taken) = &mut self.taken {
-            **taken = taken.wrapping_add(self.bytes);
-        }
-    }
-}
-
 impl Connection {
     /// Attempts until it succeeds or is halted for good. Call with no lock held.
     pub(super) fn run<'a, T>(
@@ -206,7 +192,7 @@ impl Connection {
         }
         if let Some(slot) = magazine.take_cached(hold) {
             drop(guard);
-            entry.commit();
+            entry.map(Entry::commit);
             return Ok(self.granted_slot(class, slot));
         }
         let Some(block) = errand.take_block(class) else {
@@ -214,7 +200,7 @@ impl Connection {
             self.check(ledger, &Usage::of_memory(bytes), errand)?;
             return Err(Halt::Grow(class));
         };
-        let tight = match self.charge(ledger, &Usage::of_memory(bytes), errand) {
+        let tight = match self.weigh(ledger, &Usage::of_memory(bytes), errand, Weigh::ChargeBlock) {
             Ok(tight) => tight,
             Err(halt) => {
                 // Kept for the next attempt; the errand gives it back if there is none.
@@ -235,7 +221,7 @@ impl Connection {
             }
         };
         drop(guard);
-        entry.commit();
+        entry.map(Entry::commit);
         Ok(granted)
     }
 
@@ -263,7 +249,7 @@ impl Connection {
         let large = LooseMemory::Large { mapping, note: Box::new(Note::default()) };
         let seat = insert_loose(ledger, LooseLease { memory: large, hold }, bytes as u64);
         drop(guard);
-        entry.commit();
+        entry.map(Entry::commit);
         Ok(Granted { seat, memory })
     }
 
@@ -279,23 +265,19 @@ impl Connection {
         &self,
         account: Option<&'a StreamAccount>,
         bytes: u64,
-    ) -> Result<Entry<'a>, Halt> {
-        let Some(account) = account else { return Ok(Entry { taken: None, bytes }) };
-        let taken = account.taken.lock();
-        let limit = self.shared.stream_memory.load(Relaxed);
-        account.check(*taken, bytes, limit).map_err(Halt::Refused)?;
-        Ok(Entry { taken: Some(taken), bytes })
+    ) -> Result<Option<Entry<'a>>, Halt> {
+        let limit = self.shared.stream_memory();
+        account.map(|account| account.enter(bytes, limit)).transpose().map_err(Halt::Refused)
     }
 
-    /// Charges `more` to the connection and every scope above it, or to nothing. Answers whether
-    /// one of them is tight; if not, the connection is now listed as one that may cache.
+    /// Charges `more` to the connection and every scope above it, or to nothing.
     pub(super) fn charge(
         &self,
         ledger: &mut Ledger,
         more: &Usage,
         errand: &Errand<'_>,
-    ) -> Result<bool, Halt> {
-        self.weigh(ledger, more, errand, Weigh::Charge)
+    ) -> Result<(), Halt> {
+        self.weigh(ledger, more, errand, Weigh::Charge).map(drop)
     }
 
     /// Whether [`charge`](Self::charge) would go through now.
@@ -303,6 +285,8 @@ impl Connection {
         self.weigh(ledger, more, errand, Weigh::Check).map(drop)
     }
 
+    /// Finds room for `more`, at the cost of idle memory where need be, and does with it what
+    /// `weigh` says. Answers whether a scope above is tight, so that nothing may be cached.
     fn weigh(
         &self,
         ledger: &mut Ledger,
@@ -316,16 +300,16 @@ impl Connection {
             let connection = line.connection_limits().check(Scope::Connection, &own, more);
             let Err(refused) = connection.and_then(|()| line.check(more)) else {
                 let tight = line.is_tight();
-                if weigh == Weigh::Charge {
+                if weigh != Weigh::Check {
                     line.charge(more);
                     ledger.memory += more.memory;
-                    if !tight
-                        && more.memory > 0
-                        && !ledger.listing.is_listed()
-                        && let Some(me) = &ledger.keep
-                    {
-                        ledger.listing = line.list(me);
-                    }
+                }
+                if weigh == Weigh::ChargeBlock
+                    && !tight
+                    && !ledger.listing.is_listed()
+                    && let Some(me) = &ledger.keep
+                {
+                    ledger.listing = line.list(me);
                 }
                 return Ok(tight);
             };
@@ -412,8 +396,12 @@ impl Connection {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Weigh {
-    Charge,
+    /// Charge nothing.
     Check,
+    /// Charge it.
+    Charge,
+    /// Charge it, and list the connection as one that may cache, unless a scope is tight.
+    ChargeBlock,
 }
 
 /// Enters a lease that no magazine has a place for.

@@ -79,7 +79,7 @@ impl<'g> Lease<'g> {
     ///
     /// The block is back when the last clone drops, even if the connection ends before.
     pub fn freeze(self) -> bytes::Bytes {
-        self.connection.pin_borrowed(self.seat);
+        self.connection.rehold(self.seat, Hold::Borrowed, Hold::Pinned);
         self.into_loan(Hold::Pinned).detach()
     }
 

@@ -1,0 +1,94 @@
+//! What all connections of a governor share.
+
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+
+use super::Connection;
+use crate::arena::{Arena, Bounds};
+use crate::clock::Clock;
+use crate::limits::Limits;
+use crate::registry::Registry;
+use crate::report::Totals;
+use crate::scope::Tree;
+use crate::sync::unmodelled::{AtomicU32, AtomicU64, Relaxed};
+use crate::sync::{Arc, Mutex};
+
+/// What all connections of a governor share.
+pub(crate) struct Shared {
+    pub(crate) arena: Arena,
+    pub(crate) tree: Tree<Arc<Connection>>,
+    pub(crate) registry: Registry<Connection>,
+    /// What connections that ended, or whose counters were full, have counted.
+    pub(crate) tallies: CachePadded<Mutex<Tallies>>,
+    /// The coarse clock: steps of [`TICK_MS`] since the governor was made.
+    pub(crate) tick: AtomicU32,
+    /// The memory limit of a stream, where a fast path finds it.
+    stream_memory: AtomicU64,
+    clock: Box<dyn Clock>,
+    epoch: Duration,
+    fragmentation_bytes: Option<u64>,
+    /// The highest totals a report has shown.
+    shown: Mutex<Tallies>,
+}
+
+/// The step of the coarse clock, in milliseconds.
+pub(crate) const TICK_MS: u64 = 100;
+
+impl Shared {
+    pub(crate) fn new(
+        arena: Arena,
+        limits: Limits,
+        clock: Box<dyn Clock>,
+        fragmentation_bytes: Option<u64>,
+    ) -> Self {
+        Self {
+            arena,
+            stream_memory: AtomicU64::new(limits.stream.memory.max()),
+            tree: Tree::new(limits),
+            registry: Registry::new(),
+            tallies: CachePadded::new(Mutex::default()),
+            tick: AtomicU32::new(0),
+            epoch: clock.now(),
+            clock,
+            fragmentation_bytes,
+            shown: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        let classes = self.arena.class_count();
+        self.arena.set_bounds(Bounds::new(limits.system.memory, classes, self.fragmentation_bytes));
+        self.stream_memory.store(limits.stream.memory.max(), Relaxed);
+        self.tree.set_limits(limits);
+    }
+
+    /// The memory limit of a stream in force; `u64::MAX` is unlimited.
+    #[inline]
+    pub(super) fn stream_memory(&self) -> u64 {
+        self.stream_memory.load(Relaxed)
+    }
+
+    /// Advances the coarse clock.
+    pub(crate) fn read_clock(&self) {
+        let elapsed = self.clock.now().saturating_sub(self.epoch);
+        self.tick.store((elapsed.as_millis() as u64 / TICK_MS) as u32, Relaxed);
+    }
+
+    /// Keeps the counters of `totals` from falling below what was shown before.
+    pub(crate) fn raise_floor(&self, totals: &mut Totals) {
+        let mut shown = self.shown.lock();
+        shown.leased_bytes = shown.leased_bytes.max(totals.leased_bytes);
+        shown.returned_bytes = shown.returned_bytes.max(totals.returned_bytes);
+        totals.leased_bytes = shown.leased_bytes;
+        totals.returned_bytes = shown.returned_bytes;
+    }
+}
+
+/// Counters that only rise.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tallies {
+    pub(crate) leased_bytes: u64,
+    pub(crate) returned_bytes: u64,
+    pub(crate) admitted: u64,
+}
