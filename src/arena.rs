@@ -40,7 +40,7 @@ use crate::error::{ConfigError, Refused, Resource, Scope};
 use crate::limit::Limit;
 use crate::sync::unmodelled::{AtomicPtr, AtomicU32, Relaxed};
 use crate::sync::{Mutex, Probe};
-use class::Class;
+pub(crate) use class::Class;
 pub(crate) use mapping::Mapping;
 
 /// The most size classes a governor can have. Each costs every connection 40 bytes.
@@ -69,24 +69,12 @@ pub(crate) struct Block(pub(crate) u32);
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Record {
-    /// The block's first byte.
-    data: NonNull<u8>,
     note: Note,
     /// Watches the block's bytes in the models.
     pub(crate) probe: Probe,
 }
 
-// SAFETY: a record lends out the address of memory that the arena owns. Who may touch the bytes is
-// decided by who holds the block, as the magazine's states say; the address itself is plain data.
-unsafe impl Send for Record {}
-// SAFETY: as above; everything else in a record is atomic.
-unsafe impl Sync for Record {}
-
 impl Record {
-    pub(crate) fn data(&self) -> NonNull<u8> {
-        self.data
-    }
-
     pub(crate) fn note(&self) -> &Note {
         &self.note
     }
@@ -246,11 +234,9 @@ impl Arena {
     /// Takes a block back.
     pub(crate) fn give(&self, class: usize, block: Block) {
         if self.zero_on_return {
+            let class = self.class(class);
             // SAFETY: the block is still out, in the caller's hands alone, and this many bytes.
-            unsafe {
-                let data = self.record(class, block.0).data();
-                data.write_bytes(0, self.block_bytes(class));
-            }
+            unsafe { class.locate(block.0).1.write_bytes(0, class.block_bytes()) };
         }
         self.classes[class].give(block);
     }
@@ -301,16 +287,10 @@ impl Arena {
         self.mapped.lock().bounds = bounds;
     }
 
-    /// The record of a block.
-    ///
-    /// # Safety
-    ///
-    /// `block` must have left the arena and not be given back while the answer is used: the slab,
-    /// its directory entry and its records stay exactly as long as one of its blocks is out.
-    #[inline]
-    pub(crate) unsafe fn record(&self, class: usize, block: u32) -> &Record {
-        // SAFETY: passed on to the caller.
-        unsafe { self.classes[class].record(block) }
+    /// Everything about one size class.
+    #[inline(always)]
+    pub(crate) fn class(&self, class: usize) -> &Class {
+        &self.classes[class]
     }
 
     /// Where and when a block that is out was leased. Takes the class's lock.

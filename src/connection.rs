@@ -1,8 +1,8 @@
 //! A connection's record: where budgets and memory meet.
 //!
 //! **Two speeds.** A lease that the connection's own [`Magazine`] can serve is one
-//! compare-exchange on its word, and so is its return: no lock, no shared cache line ([`lease`],
-//! [`put_borrowed`], [`put`]). Everything else (an empty magazine, a ninth block, a large lease, a
+//! compare-exchange on its word, and so is its return: no lock, no shared cache line
+//! ([`lease_cached`], [`put_borrowed`], [`put`]). Everything else (an empty magazine, a ninth block, a large lease, a
 //! reservation, a stream, a bind, a close) takes the connection's mutex, then the scopes above it
 //! in their fixed order, then the arena.
 //!
@@ -21,7 +21,7 @@
 //! them has dropped. A straggler therefore takes the mutex *before* it gives its block back, and
 //! takes a share of `keep` with it for as long as it still works on the record.
 //!
-//! [`lease`]: Connection::lease
+//! [`lease_cached`]: Connection::lease_cached
 //! [`put_borrowed`]: Connection::put_borrowed
 //! [`put`]: Connection::put
 
@@ -32,6 +32,7 @@ mod charges;
 mod close;
 mod ledger;
 mod loose;
+mod seat;
 mod shared;
 
 use std::panic::Location;
@@ -53,6 +54,8 @@ pub(crate) use audit::Audit;
 pub(crate) use close::Closer;
 use ledger::{Ledger, Phase};
 use loose::LooseMemory;
+pub(crate) use seat::Seat;
+use seat::Spot;
 pub(crate) use shared::{Shared, TICK_MS};
 
 /// One connection.
@@ -83,16 +86,7 @@ const _: () = {
     assert!(size_of::<Connection>() - hot_end >= 63);
 };
 
-/// Which block a lease has: the key under which its connection knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seat {
-    /// In a slot of a magazine.
-    Slot { class: u8, slot: u8 },
-    /// In the table of what the magazines have no place for.
-    Loose { key: u32 },
-}
-
-/// A block that was just leased.
+/// A block that was leased the slow way.
 pub(crate) struct Granted {
     pub(crate) seat: Seat,
     pub(crate) memory: Memory,
@@ -121,56 +115,40 @@ impl Identified for Connection {
 
 /// Leases: the fast path.
 impl Connection {
-    /// Leases a block of at least `len` bytes.
-    #[inline]
-    pub(crate) fn lease(&self, len: usize, hold: Hold) -> Result<Granted, LeaseError> {
-        match self.lease_cached(len, hold) {
-            Some(granted) => Ok(granted),
-            None => self.lease_slowly(len, hold, None),
-        }
-    }
-
-    /// Leases a block of at least `len` bytes on a stream's account.
-    #[inline]
-    pub(crate) fn lease_on_stream(
-        &self,
-        account: &StreamAccount,
-        len: usize,
-        hold: Hold,
-    ) -> Result<Granted, LeaseError> {
-        if let Some(class) = self.shared.arena.class_for(len)
-            && let bytes = self.shared.arena.block_bytes(class) as u64
-            && let Ok(entry) = account.enter(bytes, self.shared.stream_memory())
-            && let Some(granted) = self.lease_cached(len, hold)
-        {
-            entry.commit();
-            return Ok(granted);
-        }
-        self.lease_slowly(len, hold, Some(account))
-    }
-
+    /// Leases a cached block of a class, or else sends the caller the [slow
+    /// way](Self::lease_slowly).
     #[inline(always)]
-    fn lease_cached(&self, len: usize, hold: Hold) -> Option<Granted> {
-        let class = self.shared.arena.class_for(len)?;
+    pub(crate) fn lease_cached(&self, class: usize, hold: Hold) -> Option<(Seat, u32)> {
         let magazine = &self.magazines[class];
         let slot = magazine.try_lease(hold)?;
-        Some(Granted {
-            seat: Seat::Slot { class: class as u8, slot: slot as u8 },
-            memory: Memory::Block { class, block: magazine.block(slot) },
-        })
+        Some((Seat::slot(class, slot), magazine.block(slot)))
+    }
+
+    /// As [`lease_cached`](Self::lease_cached), on a stream's account.
+    #[inline]
+    pub(crate) fn lease_cached_on_stream(
+        &self,
+        account: &StreamAccount,
+        class: usize,
+        hold: Hold,
+    ) -> Option<(Seat, u32)> {
+        let entry = account.try_enter(self.block_bytes(class), self.shared.stream_memory())?;
+        let leased = self.lease_cached(class, hold)?;
+        entry.commit();
+        Some(leased)
     }
 
     /// Returns what a `Lease<'_>` had. The guard is alive, since the lease borrows it.
     #[inline]
     pub(crate) fn put_borrowed(&self, seat: Seat) {
-        match seat {
-            Seat::Slot { class, slot } => {
-                let before = self.magazines[class as usize].put_borrowed(slot as usize);
+        match seat.spot() {
+            Spot::Slot { class, slot } => {
+                let before = self.magazines[class].put_borrowed(slot);
                 if before.wants_slow_return() {
-                    self.flush_returned(class as usize, before.is_closed());
+                    self.flush_returned(class, before);
                 }
             }
-            Seat::Loose { .. } => drop(self.put_slowly(seat)),
+            Spot::Loose { .. } => self.put_loose_borrowed(seat),
         }
     }
 
@@ -179,8 +157,8 @@ impl Connection {
     #[inline]
     #[must_use = "the record may go with it: drop it after the last use of the reference"]
     pub(crate) fn put(&self, seat: Seat, hold: Hold) -> Option<Arc<Connection>> {
-        if let Seat::Slot { class, slot } = seat
-            && self.magazines[class as usize].try_put(slot as usize, hold)
+        if let Spot::Slot { class, slot } = seat.spot()
+            && self.magazines[class].try_put(slot, hold)
         {
             return None;
         }
@@ -190,25 +168,23 @@ impl Connection {
     /// Changes how a block is held that a close may have taken. `false`: it has.
     #[inline]
     pub(crate) fn try_rehold(&self, seat: Seat, from: Hold, to: Hold) -> bool {
-        match seat {
-            Seat::Slot { class, slot } => {
-                self.magazines[class as usize].try_rehold(slot as usize, from, to)
-            }
-            Seat::Loose { key } => self.rehold_loose(key, to),
+        match seat.spot() {
+            Spot::Slot { class, slot } => self.magazines[class].try_rehold(slot, from, to),
+            Spot::Loose { key } => self.rehold_loose(key, to),
         }
     }
 
     /// Lets go of a pin. If the connection closed meanwhile, the block comes back here.
     #[inline]
     pub(crate) fn unpin(&self, seat: Seat) {
-        match seat {
-            Seat::Slot { class, slot } => {
-                let magazine = &self.magazines[class as usize];
-                if magazine.rehold(slot as usize, Hold::Pinned, Hold::Owned).is_closed() {
+        match seat.spot() {
+            Spot::Slot { class, slot } => {
+                let magazine = &self.magazines[class];
+                if magazine.rehold(slot, Hold::Pinned, Hold::Owned).is_closed() {
                     self.reclaim_unpinned(seat);
                 }
             }
-            Seat::Loose { key } => {
+            Spot::Loose { key } => {
                 if !self.rehold_loose(key, Hold::Owned) {
                     self.reclaim_unpinned(seat);
                 }
@@ -218,11 +194,11 @@ impl Connection {
 
     /// Changes how a block is held that a close leaves alone.
     pub(crate) fn rehold(&self, seat: Seat, from: Hold, to: Hold) {
-        match seat {
-            Seat::Slot { class, slot } => {
-                self.magazines[class as usize].rehold(slot as usize, from, to);
+        match seat.spot() {
+            Spot::Slot { class, slot } => {
+                self.magazines[class].rehold(slot, from, to);
             }
-            Seat::Loose { key } => {
+            Spot::Loose { key } => {
                 if let Some(lease) = self.ledger.lock().loose_mut(key) {
                     lease.hold = to;
                 }
@@ -264,7 +240,7 @@ impl Connection {
 
     /// Notes who leased a large block.
     pub(crate) fn note_large(&self, seat: Seat, site: &'static Location<'static>, tick: u32) {
-        if let Seat::Loose { key } = seat
+        if let Spot::Loose { key } = seat.spot()
             && let Some(lease) = self.ledger.lock().loose_mut(key)
             && let LooseMemory::Large { note, .. } = &lease.memory
         {
@@ -275,12 +251,9 @@ impl Connection {
     /// Who leased the block, which the caller holds.
     pub(crate) fn site_of(&self, seat: Seat) -> Option<&'static Location<'static>> {
         let arena = &self.shared.arena;
-        let note = match seat {
-            Seat::Slot { class, slot } => {
-                let class = class as usize;
-                arena.note(class, self.magazines[class].block(slot as usize))
-            }
-            Seat::Loose { key } => self.ledger.lock().loose_mut(key)?.note(arena),
+        let note = match seat.spot() {
+            Spot::Slot { class, slot } => arena.note(class, self.magazines[class].block(slot)),
+            Spot::Loose { key } => self.ledger.lock().loose_mut(key)?.note(arena),
         };
         note.map(|(site, _)| site)
     }

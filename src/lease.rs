@@ -22,38 +22,72 @@ mod window;
 use std::panic::Location;
 use std::ptr::NonNull;
 
+use crate::arena::Class;
 use crate::connection::{Connection, Granted, Memory, Seat, StreamAccount};
 use crate::error::LeaseError;
 use crate::magazine::Hold;
+use crate::sync::Watch;
 use crate::sync::unmodelled::Relaxed;
-use crate::sync::{Arc, Watch};
 pub use borrowed::Lease;
 pub use owned::{OwnedLease, Pinned, PinnedLease};
 use window::Window;
 
-/// Finds the bytes of a block that was just leased, and notes who leased it.
-#[inline]
-fn open(
+/// Leases a block of at least `len` bytes, notes who leased it, and finds its bytes.
+///
+/// The usual case is one atomic step on the connection's own word. What can be read before it is
+/// read before it, since a locked step lets nothing behind it begin.
+#[inline(always)]
+fn lease(
     connection: &Connection,
-    granted: Granted,
+    account: Option<&StreamAccount>,
+    len: usize,
+    hold: Hold,
     site: &'static Location<'static>,
-) -> (Seat, Window) {
+) -> Result<(Seat, Window), LeaseError> {
     let shared = connection.shared();
     let tick = shared.tick.load(Relaxed);
-    match granted.memory {
-        Memory::Block { class, block } => {
-            // SAFETY: the block was just leased to the caller, who gives it back only after the
-            // window that is made here is gone.
-            let record = unsafe { shared.arena.record(class, block) };
-            record.note().write(site, tick);
-            let capacity = shared.arena.block_bytes(class);
-            (granted.seat, Window::new(record.data(), capacity, Watch::of(&record.probe)))
-        }
-        Memory::Large { base, bytes } => {
-            connection.note_large(granted.seat, site, tick);
-            (granted.seat, Window::new(base, bytes, Watch::default()))
+    if let Some(number) = shared.arena.class_for(len) {
+        let class = shared.arena.class(number);
+        let leased = match account {
+            None => connection.lease_cached(number, hold),
+            Some(account) => connection.lease_cached_on_stream(account, number, hold),
+        };
+        if let Some((seat, block)) = leased {
+            return Ok((seat, open(class, block, site, tick)));
         }
     }
+    lease_slowly(connection, account, len, hold, site)
+}
+
+#[cold]
+#[inline(never)]
+fn lease_slowly(
+    connection: &Connection,
+    account: Option<&StreamAccount>,
+    len: usize,
+    hold: Hold,
+    site: &'static Location<'static>,
+) -> Result<(Seat, Window), LeaseError> {
+    let Granted { seat, memory } = connection.lease_slowly(len, hold, account)?;
+    let shared = connection.shared();
+    let tick = shared.tick.load(Relaxed);
+    let window = match memory {
+        Memory::Block { class, block } => open(shared.arena.class(class), block, site, tick),
+        Memory::Large { base, bytes } => {
+            connection.note_large(seat, site, tick);
+            Window::new(base, bytes, Watch::default())
+        }
+    };
+    Ok((seat, window))
+}
+
+/// A window on a block that was just leased to the caller.
+#[inline(always)]
+fn open(class: &Class, block: u32, site: &'static Location<'static>, tick: u32) -> Window {
+    // SAFETY: the caller gives the block back only after the window that is made here is gone.
+    let (record, base) = unsafe { class.locate(block) };
+    record.note().write(site, tick);
+    Window::new(base, class.block_bytes(), Watch::of(&record.probe))
 }
 
 /// A lease that no borrow ties to its guard.
@@ -68,7 +102,9 @@ struct Loan {
     /// asking, and tells at the next step.
     hold: Hold,
     window: Window,
-    account: Option<Arc<StreamAccount>>,
+    /// The stream's account, if it was leased on one. The connection keeps it until all that was
+    /// taken from it, this block too, is returned.
+    account: Option<NonNull<StreamAccount>>,
 }
 
 // SAFETY: `Connection` is `Send + Sync`, and the window's bytes belong to this lease alone while
@@ -78,18 +114,16 @@ unsafe impl Send for Loan {}
 unsafe impl Sync for Loan {}
 
 impl Loan {
+    #[inline(always)]
     fn new(
         connection: &Connection,
-        account: Option<Arc<StreamAccount>>,
+        account: Option<&StreamAccount>,
         len: usize,
         hold: Hold,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        let granted = match &account {
-            None => connection.lease(len, hold)?,
-            Some(account) => connection.lease_on_stream(account, len, hold)?,
-        };
-        let (seat, window) = open(connection, granted, site);
+        let (seat, window) = lease(connection, account, len, hold, site)?;
+        let account = account.map(NonNull::from);
         Ok(Self { connection: NonNull::from(connection), seat, hold, window, account })
     }
 
@@ -97,6 +131,12 @@ impl Loan {
     fn connection(&self) -> &Connection {
         // SAFETY: the record outlives this lease; see the type's docs.
         unsafe { self.connection.as_ref() }
+    }
+
+    fn account(&self) -> Option<&StreamAccount> {
+        // SAFETY: the connection keeps the account until this lease has returned its bytes, which
+        // happens once, in `drop`; and the record keeps the table of accounts.
+        self.account.map(|account| unsafe { account.as_ref() })
     }
 
     /// Changes an owned block's hold; `false` if a close has taken it.
@@ -107,6 +147,14 @@ impl Loan {
             self.hold = to;
         }
         held
+    }
+
+    /// Overwrites the block, if it is still there.
+    #[cold]
+    fn wipe(&mut self) {
+        if self.hold != Hold::Owned || self.try_rehold(Hold::Pinned) {
+            self.window.wipe();
+        }
     }
 
     #[inline]
@@ -143,7 +191,7 @@ impl Loan {
             return None;
         }
         let site = connection.site_of(self.seat)?;
-        let account = self.account.clone();
+        let account = self.account();
         let mut copy = Loan::new(connection, account, readable.len(), Hold::Detached, site).ok()?;
         copy.window.append(readable);
         Some(copy)
@@ -151,18 +199,16 @@ impl Loan {
 }
 
 impl Drop for Loan {
+    #[inline]
     fn drop(&mut self) {
-        let bytes = self.window.capacity();
         if self.connection().shared().arena.zero_on_return() {
-            let may_touch = self.hold != Hold::Owned || self.try_rehold(Hold::Pinned);
-            if may_touch {
-                self.window.wipe();
-            }
+            self.wipe();
+        }
+        // First, while the block is still out and so keeps the record and the account.
+        if let Some(account) = self.account() {
+            self.connection().give_back(account, self.window.capacity() as u64);
         }
         let share = self.connection().put(self.seat, self.hold);
-        if let Some(account) = self.account.take() {
-            account.give_back(bytes as u64);
-        }
         // The record may go with it; nothing above uses it any more.
         drop(share);
     }

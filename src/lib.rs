@@ -9,6 +9,7 @@ mod admission;
 mod arena;
 mod clock;
 mod connection;
+pub mod design;
 mod error;
 pub mod future;
 mod governor;

@@ -80,8 +80,19 @@ impl ScopeLimits {
     /// Whether `more` fits on top of `usage`; if not, the first resource that does not.
     #[inline]
     pub(crate) fn check(&self, scope: Scope, usage: &Usage, more: &Usage) -> Result<(), Refused> {
+        if !self.memory.admits(usage.memory, more.memory) {
+            let (limit, in_use) = (self.memory, usage.memory);
+            return Err(Refused::new(scope, Resource::Memory, limit, in_use, more.memory));
+        }
+        if *more == Usage::of_memory(more.memory) {
+            Ok(())
+        } else {
+            self.check_counts(scope, usage, more)
+        }
+    }
+
+    fn check_counts(&self, scope: Scope, usage: &Usage, more: &Usage) -> Result<(), Refused> {
         let rows = [
-            (Resource::Memory, self.memory, usage.memory, more.memory),
             (Resource::Connections, self.connections, usage.connections(), more.connections()),
             (
                 Resource::ConnectionsInbound,
@@ -112,7 +123,7 @@ impl ScopeLimits {
         ];
         for (resource, limit, in_use, requested) in rows {
             // Counts are kept in 32 bits, so they end there even where they are unlimited.
-            let counted = resource == Resource::Memory || in_use + requested <= u32::MAX.into();
+            let counted = in_use + requested <= u32::MAX.into();
             if !limit.admits(in_use, requested) || !counted {
                 return Err(Refused::new(scope, resource, limit, in_use, requested));
             }

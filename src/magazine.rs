@@ -53,6 +53,7 @@ pub(crate) const SLOTS: usize = 8;
 
 /// How a lease holds its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
 pub(crate) enum Hold {
     Borrowed,
     Owned,

@@ -42,8 +42,8 @@ impl StreamGuard {
         connection: Arc<Connection>,
         direction: Direction,
     ) -> Result<Self, LeaseError> {
-        connection.open_stream(direction)?;
-        Ok(Self { connection, account: Arc::new(StreamAccount::new()), direction })
+        let account = connection.open_stream(direction)?;
+        Ok(Self { connection, account, direction })
     }
 
     /// Leases a buffer of at least `len` bytes on the stream's budget.
@@ -51,9 +51,10 @@ impl StreamGuard {
     /// # Errors
     ///
     /// If a limit is in the way, or the connection is closed.
+    #[inline]
     #[track_caller]
     pub fn try_lease_owned(&self, len: usize) -> Result<OwnedLease, LeaseError> {
-        OwnedLease::new(&self.connection, Some(self.account.clone()), len, Location::caller())
+        OwnedLease::new(&self.connection, Some(&self.account), len, Location::caller())
     }
 
     /// Reserves bytes that someone else allocates on the stream's budget.
@@ -81,7 +82,7 @@ impl StreamGuard {
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.connection.close_stream(self.direction);
+        self.connection.close_stream(&self.account, self.direction);
     }
 }
 

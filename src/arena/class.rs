@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::Location;
+use std::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
 use slab::Slab as Numbered;
@@ -16,8 +17,9 @@ use crate::sync::unmodelled::{AtomicU32, AtomicU64, Relaxed};
 /// Groups of pages that are given back in one go, between two looks at the lock.
 const DISCARD_BATCH: usize = 256;
 
-pub(super) struct Class {
-    block_bytes: usize,
+pub(crate) struct Class {
+    /// Blocks are this power of two, in bytes.
+    block_shift: u32,
     /// How many low bits of a handle number the block within its slab.
     block_bits: u32,
     directory: Directory,
@@ -48,7 +50,7 @@ impl Class {
             retired: Vec::new(),
         };
         Self {
-            block_bytes,
+            block_shift: block_bytes.trailing_zeros(),
             block_bits: (BYTES / block_bytes).ilog2(),
             directory: Directory::new(),
             discarded_bytes: AtomicU64::new(0),
@@ -58,8 +60,8 @@ impl Class {
     }
 
     #[inline]
-    pub(super) fn block_bytes(&self) -> usize {
-        self.block_bytes
+    pub(crate) fn block_bytes(&self) -> usize {
+        1 << self.block_shift
     }
 
     pub(super) fn discarded_bytes(&self) -> u64 {
@@ -94,31 +96,34 @@ impl Class {
 
     /// Maps a slab and hands out its first block. Call with no lock held.
     pub(super) fn grow(&self) -> Result<Block, Refused> {
-        let slab = Slab::map(self.block_bytes)?;
+        let slab = Slab::map(self.block_bytes())?;
         let mut slabs = self.slabs.lock();
         let number = slabs.numbered.vacant_key();
         if number >= CAPACITY {
             drop(slabs);
             return Err(Refused::out_of_memory((CAPACITY * BYTES) as u64, BYTES as u64));
         }
-        self.directory.insert(number, slab.records().as_ptr());
+        self.directory.insert(number, slab.entry());
         slabs.available.insert((slab.address(), number as u32));
         slabs.empty += 1;
         slabs.numbered.insert(slab);
         Ok(self.take_from(&mut slabs).expect("a slab was added under this lock"))
     }
 
-    /// See [`Arena::record`](super::Arena::record).
+    /// The record of a block, and its first byte.
     ///
     /// # Safety
     ///
-    /// The caller holds the block while the answer is used.
-    #[inline]
-    pub(super) unsafe fn record(&self, block: u32) -> &Record {
+    /// `block` must have left the arena and not be given back while the answer is used: the slab,
+    /// its directory entry and its records stay exactly as long as one of its blocks is out.
+    #[inline(always)]
+    pub(crate) unsafe fn locate(&self, block: u32) -> (&Record, NonNull<u8>) {
         let (number, index) = self.split(block);
-        // SAFETY: the block is held, so its slab is in the directory and keeps its records; the
-        // handle was made by `take_from`, so `index` is one of them.
-        unsafe { &*self.directory.records(number).add(index) }
+        // SAFETY: the block is held, so its slab is in the directory.
+        let entry = unsafe { self.directory.entry(number) };
+        // SAFETY: the handle was made by `take_from`, so `index` is one of the slab's blocks; its
+        // records and its memory stay while the block is held.
+        unsafe { (&*entry.records.add(index), entry.base.add(index << self.block_shift)) }
     }
 
     pub(super) fn note(&self, block: u32) -> Option<(&'static Location<'static>, u32)> {
@@ -165,9 +170,9 @@ impl Class {
         let slabs = self.slabs.lock();
         let count = slabs.numbered.len();
         ClassReport {
-            block_bytes: self.block_bytes,
+            block_bytes: self.block_bytes(),
             slabs: count,
-            blocks: count * (BYTES / self.block_bytes),
+            blocks: count * (BYTES / self.block_bytes()),
             blocks_in_use: slabs.numbered.iter().map(|(_, slab)| slab.blocks_in_use()).sum(),
             discarded_bytes: slabs.numbered.iter().map(|(_, slab)| slab.discarded_bytes()).sum(),
         }
@@ -179,7 +184,7 @@ impl Class {
         records + self.directory.heap_bytes()
     }
 
-    #[inline]
+    #[inline(always)]
     fn split(&self, block: u32) -> (usize, usize) {
         let index = block & ((1 << self.block_bits) - 1);
         ((block >> self.block_bits) as usize, index as usize)

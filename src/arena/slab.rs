@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::bitmap::Bitmap;
+use super::directory::Entry;
 use super::mapping::{Mapping, granule};
 use super::{Note, Record};
 use crate::error::Refused;
@@ -33,15 +34,9 @@ impl Slab {
     pub(super) fn map(block_bytes: usize) -> Result<Self, Refused> {
         let mapping = Mapping::new(BYTES).map_err(|_| Refused::out_of_memory(0, BYTES as u64))?;
         let blocks = BYTES / block_bytes;
-        let base = mapping.base();
-        let record = |block: usize| Record {
-            // SAFETY: `block < blocks`, so the offset lies within the mapping's `BYTES`.
-            data: unsafe { base.add(block * block_bytes) },
-            note: Note::default(),
-            probe: Probe::default(),
-        };
+        let record = || Record { note: Note::default(), probe: Probe::default() };
         Ok(Self {
-            records: (0..blocks).map(record).collect(),
+            records: (0..blocks).map(|_| record()).collect(),
             block_bytes,
             free: Bitmap::full(blocks),
             discarded: Bitmap::empty(blocks),
@@ -52,6 +47,11 @@ impl Slab {
 
     pub(super) fn address(&self) -> usize {
         self.mapping.base().addr().get()
+    }
+
+    /// Where a holder of one of its blocks finds the slab's records and memory.
+    pub(super) fn entry(&self) -> Entry {
+        Entry { records: self.records.as_ptr(), base: self.mapping.base() }
     }
 
     pub(super) fn records(&self) -> &[Record] {

@@ -12,7 +12,7 @@ use super::shared::Shared;
 use super::{Connection, Granted, Memory, Seat};
 use crate::arena::{Block, Mapping, Note};
 use crate::error::{LeaseError, Refused, Resource, Scope};
-use crate::magazine::{Hold, Tight};
+use crate::magazine::{Hold, Tight, Word};
 use crate::scope::{KeyedScope, Place, Pressure};
 use crate::sync::Arc;
 use crate::usage::Usage;
@@ -156,7 +156,7 @@ impl Connection {
     /// Leases what the magazine alone could not.
     #[cold]
     #[inline(never)]
-    pub(super) fn lease_slowly(
+    pub(crate) fn lease_slowly(
         &self,
         len: usize,
         hold: Hold,
@@ -195,6 +195,12 @@ impl Connection {
             entry.map(Entry::commit);
             return Ok(self.granted_slot(class, slot));
         }
+        if let Some(block) = ledger.take_spare(class) {
+            let granted = grant_loose_block(ledger, class, block, bytes, hold);
+            drop(guard);
+            entry.map(Entry::commit);
+            return Ok(granted);
+        }
         let Some(block) = errand.take_block(class) else {
             // Nothing is mapped for a request that would be refused anyway.
             self.check(ledger, &Usage::of_memory(bytes), errand)?;
@@ -213,12 +219,7 @@ impl Connection {
                 magazine.install(slot, block.0, hold, tight);
                 self.granted_slot(class, slot)
             }
-            None => {
-                let memory = Memory::Block { class, block: block.0 };
-                let loose = LooseMemory::Block { class, block };
-                let seat = insert_loose(ledger, LooseLease { memory: loose, hold }, bytes);
-                Granted { seat, memory }
-            }
+            None => grant_loose_block(ledger, class, block, bytes, hold),
         };
         drop(guard);
         entry.map(Entry::commit);
@@ -255,7 +256,7 @@ impl Connection {
 
     fn granted_slot(&self, class: usize, slot: usize) -> Granted {
         Granted {
-            seat: Seat::Slot { class: class as u8, slot: slot as u8 },
+            seat: Seat::slot(class, slot),
             memory: Memory::Block { class, block: self.magazines[class].block(slot) },
         }
     }
@@ -313,7 +314,8 @@ impl Connection {
                 }
                 return Ok(tight);
             };
-            let own_idle_memory_helps = refused.resource() == Resource::Memory && self.has_cached();
+            let own_idle_memory_helps =
+                refused.resource() == Resource::Memory && self.has_cached(ledger);
             if own_idle_memory_helps {
                 drop(line);
                 self.flush(ledger);
@@ -348,6 +350,10 @@ impl Connection {
             }
             may_cache |= magazine.word().may_cache();
         }
+        for (class, block) in ledger.take_spares() {
+            self.shared.arena.give(class, block);
+            bytes += self.block_bytes(class);
+        }
         ledger.memory -= bytes;
         // Off the scopes and off their lists in one step: an entry stands exactly while there may
         // be idle memory behind it.
@@ -361,10 +367,11 @@ impl Connection {
         bytes
     }
 
-    /// After a borrowed block was returned to a tight or closed magazine: passes it on.
+    /// After a borrowed block was returned to a tight or closed magazine, whose word was `before`:
+    /// passes it on.
     #[cold]
     #[inline(never)]
-    pub(super) fn flush_returned(&self, class: usize, was_closed: bool) {
+    pub(super) fn flush_returned(&self, class: usize, before: Word) {
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
         let magazine = &self.magazines[class];
@@ -373,7 +380,7 @@ impl Connection {
             self.shared.arena.give(class, Block(magazine.block(slot)));
             bytes += self.block_bytes(class);
         }
-        if was_closed {
+        if before.is_closed() {
             ledger.stragglers -= 1;
         }
         self.credit(ledger, bytes);
@@ -389,8 +396,9 @@ impl Connection {
         }
     }
 
-    fn has_cached(&self) -> bool {
-        self.magazines().any(|(_, magazine)| !magazine.word().cached().is_empty())
+    fn has_cached(&self, ledger: &Ledger) -> bool {
+        ledger.spare_bytes(&self.shared.arena) > 0
+            || self.magazines().any(|(_, magazine)| !magazine.word().cached().is_empty())
     }
 }
 
@@ -404,9 +412,22 @@ enum Weigh {
     ChargeBlock,
 }
 
+/// Leases a block that no magazine has a place for.
+fn grant_loose_block(
+    ledger: &mut Ledger,
+    class: usize,
+    block: Block,
+    bytes: u64,
+    hold: Hold,
+) -> Granted {
+    let memory = Memory::Block { class, block: block.0 };
+    let lease = LooseLease { memory: LooseMemory::Block { class, block }, hold };
+    Granted { seat: insert_loose(ledger, lease, bytes), memory }
+}
+
 /// Enters a lease that no magazine has a place for.
 fn insert_loose(ledger: &mut Ledger, lease: LooseLease, bytes: u64) -> Seat {
     let loose = ledger.loose.get_or_insert_default();
     loose.leased_bytes += bytes;
-    Seat::Loose { key: loose.insert(lease) }
+    Seat::loose(loose.insert(lease))
 }

@@ -65,6 +65,7 @@ impl Connection {
             reserved_bytes: ledger.reserved,
             streams_inbound: ledger.streams_inbound,
             streams_outbound: ledger.streams_outbound,
+            cached_bytes: ledger.spare_bytes(&self.shared.arena),
             ..ConnectionUsage::default()
         };
         for (class, magazine) in self.magazines() {

@@ -109,7 +109,7 @@ impl Connection {
     /// Takes a reservation off again, unless a close already did.
     pub(crate) fn unreserve(&self, account: Option<&StreamAccount>, bytes: u64) {
         if let Some(account) = account {
-            account.give_back(bytes);
+            self.give_back(account, bytes);
         }
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
@@ -120,8 +120,32 @@ impl Connection {
         }
     }
 
-    /// Counts one more stream.
-    pub(crate) fn open_stream(&self, direction: Direction) -> Result<(), LeaseError> {
+    /// Counts bytes as returned to a stream's account. Called while the record stays for another
+    /// reason: the caller's block is still out, or it has a share.
+    #[inline]
+    pub(crate) fn give_back(&self, account: &StreamAccount, bytes: u64) {
+        let key = account.key();
+        if account.put(bytes) {
+            self.reap_account(key);
+        }
+    }
+
+    /// Forgets a stream's account that is closed and drained. By key: the account itself may be
+    /// gone, and the key may be another's, which then is looked at in vain.
+    #[cold]
+    #[inline(never)]
+    fn reap_account(&self, key: u32) {
+        let mut ledger = self.ledger.lock();
+        let reaped = ledger.reap_account(key);
+        drop(ledger);
+        drop(reaped);
+    }
+
+    /// Counts one more stream, and opens its account.
+    pub(crate) fn open_stream(
+        &self,
+        direction: Direction,
+    ) -> Result<Arc<StreamAccount>, LeaseError> {
         let opened = self.run(|errand| {
             let mut ledger = self.ledger.lock();
             if ledger.phase != Phase::Open {
@@ -129,19 +153,23 @@ impl Connection {
             }
             self.charge(&mut ledger, &one_stream(direction), errand)?;
             *ledger.streams_mut(direction) += 1;
-            Ok(())
+            Ok(ledger.open_account())
         });
         opened.map_err(LeaseError::from)
     }
 
-    /// Counts one stream less, unless the guard's end already did.
-    pub(crate) fn close_stream(&self, direction: Direction) {
+    /// Counts one stream less, unless the guard's end already did, and closes its account.
+    pub(crate) fn close_stream(&self, account: &StreamAccount, direction: Direction) {
+        account.close();
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
         if ledger.phase != Phase::Gone {
             *ledger.streams_mut(direction) -= 1;
             self.shared.tree.line(&ledger.place).credit(&one_stream(direction));
         }
+        let reaped = ledger.reap_account(account.key());
+        drop(guard);
+        drop(reaped);
     }
 }
 

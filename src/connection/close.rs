@@ -1,12 +1,13 @@
 //! How a connection ends, and how what it left behind comes back.
 
+use super::Connection;
 use super::ledger::{Ledger, Phase};
-use super::loose::{LooseLease, LooseMemory};
-use super::{Connection, Seat};
+use super::loose::LooseMemory;
+use super::seat::{Seat, Spot};
 use crate::arena::{Block, Mapping};
 use crate::report::Reclaimed;
 use crate::scope::KeyedScope;
-use crate::sync::Arc;
+use crate::sync::{Arc, MutexGuard};
 use crate::usage::Usage;
 
 /// Who closes.
@@ -77,13 +78,17 @@ impl Connection {
                 reclaimed.leased_bytes += bytes;
             }
         }
+        for (class, block) in ledger.take_spares() {
+            self.shared.arena.give(class, block);
+            reclaimed.cached_bytes += self.block_bytes(class);
+        }
         if let Some(loose) = &mut ledger.loose {
             ledger.stragglers += loose.len() as u32;
             for lease in loose.close() {
                 let bytes = lease.bytes(&self.shared.arena);
                 loose.returned_bytes += bytes;
                 reclaimed.leased_bytes += bytes;
-                self.give(lease, &mut aftermath.unmap);
+                self.give(lease.memory, &mut aftermath.unmap);
             }
         }
         reclaimed.reserved_bytes = std::mem::take(&mut ledger.reserved);
@@ -115,7 +120,7 @@ impl Connection {
                 loose.returned_bytes += lease_bytes;
                 bytes += lease_bytes;
                 ledger.stragglers -= 1;
-                self.give(lease, &mut aftermath.unmap);
+                self.give(lease.memory, &mut aftermath.unmap);
             }
         }
         reclaimed.leased_bytes += bytes;
@@ -137,14 +142,26 @@ impl Connection {
         ledger.place.departed = true;
     }
 
-    /// Returns a `'static` or loose lease's block, taking the mutex while it is still out.
+    /// Returns a `'static` lease's block, taking the mutex while it is still out.
     #[cold]
     #[inline(never)]
     pub(super) fn put_slowly(&self, seat: Seat) -> Option<Arc<Connection>> {
-        let mut aftermath = Aftermath::default();
-        let mut guard = self.ledger.lock();
-        let ledger = &mut *guard;
+        let ledger = self.ledger.lock();
         let alive = ledger.keep.clone();
+        self.put_locked(ledger, seat);
+        alive
+    }
+
+    /// Returns a loose block that a `Lease<'_>` had, whose guard keeps the record.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn put_loose_borrowed(&self, seat: Seat) {
+        self.put_locked(self.ledger.lock(), seat);
+    }
+
+    fn put_locked(&self, mut guard: MutexGuard<'_, Ledger>, seat: Seat) {
+        let mut aftermath = Aftermath::default();
+        let ledger = &mut *guard;
         self.take_back(ledger, seat, &mut aftermath.unmap);
         if ledger.phase != Phase::Open {
             ledger.stragglers -= 1;
@@ -152,7 +169,6 @@ impl Connection {
         }
         drop(guard);
         self.finish(aftermath);
-        alive
     }
 
     /// Takes back a block whose holder let go of it after the close, and lives on revoked.
@@ -170,9 +186,8 @@ impl Connection {
 
     /// Takes a block back, if the close has not.
     fn take_back(&self, ledger: &mut Ledger, seat: Seat, unmap: &mut Vec<Mapping>) {
-        let bytes = match seat {
-            Seat::Slot { class, slot } => {
-                let (class, slot) = (class as usize, slot as usize);
+        let bytes = match seat.spot() {
+            Spot::Slot { class, slot } => {
                 let magazine = &self.magazines[class];
                 if !magazine.evict(slot) {
                     return;
@@ -180,12 +195,19 @@ impl Connection {
                 self.shared.arena.give(class, Block(magazine.block(slot)));
                 self.block_bytes(class)
             }
-            Seat::Loose { key } => {
+            Spot::Loose { key } => {
+                let may_keep = ledger.phase == Phase::Open && ledger.listing.is_listed();
                 let Some(loose) = &mut ledger.loose else { return };
                 let Some(lease) = loose.remove(key) else { return };
                 let bytes = lease.bytes(&self.shared.arena);
                 loose.returned_bytes += bytes;
-                self.give(lease, unmap);
+                match lease.memory {
+                    LooseMemory::Block { class, block } if may_keep => {
+                        let Some(block) = loose.keep_spare(class, block) else { return };
+                        self.shared.arena.give(class, block);
+                    }
+                    memory => self.give(memory, unmap),
+                }
                 bytes
             }
         };
@@ -206,6 +228,7 @@ impl Connection {
             aftermath.deregister = true;
         }
         if ledger.stragglers == 0 {
+            ledger.forget_accounts();
             aftermath.keep = ledger.keep.take();
         }
     }
@@ -248,9 +271,9 @@ impl Connection {
         reclaimed.detached_bytes = usage.detached_bytes;
     }
 
-    /// Gives a loose lease's memory back. Mappings are unmapped later, outside the mutex.
-    fn give(&self, lease: LooseLease, unmap: &mut Vec<Mapping>) {
-        match lease.memory {
+    /// Gives the memory of a loose lease back. Mappings are unmapped later, outside the mutex.
+    fn give(&self, memory: LooseMemory, unmap: &mut Vec<Mapping>) {
+        match memory {
             LooseMemory::Block { class, block } => self.shared.arena.give(class, block),
             LooseMemory::Large { mapping, .. } => unmap.push(mapping),
         }
@@ -268,7 +291,7 @@ impl Connection {
             leased_bytes += std::mem::take(&mut loose.leased_bytes);
             returned_bytes += std::mem::take(&mut loose.returned_bytes);
         }
-        ledger.loose.take_if(|loose| loose.len() == 0);
+        ledger.loose.take_if(|loose| loose.is_empty());
         let mut tallies = self.shared.tallies.lock();
         tallies.leased_bytes += leased_bytes;
         tallies.returned_bytes += returned_bytes;

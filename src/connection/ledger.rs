@@ -1,7 +1,11 @@
 //! What a connection is charged for. Guarded by the connection's mutex.
 
+use slab::Slab;
+
 use super::Connection;
+use super::account::StreamAccount;
 use super::loose::{Loose, LooseLease};
+use crate::arena::{Arena, Block};
 use crate::name::Direction;
 use crate::scope::{Listing, Place};
 use crate::sync::Arc;
@@ -33,6 +37,8 @@ pub(super) struct Ledger {
     pub(super) place: Place<Arc<Connection>>,
     /// Leases that the magazines have no place for.
     pub(super) loose: Option<Box<Loose>>,
+    /// The accounts of its streams, until they are closed and drained.
+    accounts: Option<Box<Slab<Arc<StreamAccount>>>>,
     /// The record's share in itself; see the module's docs.
     pub(super) keep: Option<Arc<Connection>>,
 }
@@ -52,6 +58,7 @@ impl Ledger {
             reserved: 0,
             place,
             loose: None,
+            accounts: None,
             keep: None,
         }
     }
@@ -92,5 +99,47 @@ impl Ledger {
 
     pub(super) fn loose_leases(&self) -> impl Iterator<Item = &LooseLease> {
         self.loose.iter().flat_map(|loose| loose.iter())
+    }
+
+    /// An idle block outside the magazines.
+    pub(super) fn take_spare(&mut self, class: usize) -> Option<Block> {
+        self.loose.as_mut()?.take_spare(class)
+    }
+
+    /// Every idle block outside the magazines.
+    pub(super) fn take_spares(&mut self) -> Vec<(usize, Block)> {
+        self.loose.as_mut().map(|loose| loose.take_spares()).unwrap_or_default()
+    }
+
+    pub(super) fn spare_bytes(&self, arena: &Arena) -> u64 {
+        self.loose.as_ref().map_or(0, |loose| loose.spare_bytes(arena))
+    }
+
+    pub(super) fn open_account(&mut self) -> Arc<StreamAccount> {
+        let accounts = self.accounts.get_or_insert_default();
+        let entry = accounts.vacant_entry();
+        let account = Arc::new(StreamAccount::new(entry.key() as u32));
+        entry.insert(account.clone());
+        account
+    }
+
+    /// Takes out the account under `key`, if it is closed and drained.
+    pub(super) fn reap_account(&mut self, key: u32) -> Option<Arc<StreamAccount>> {
+        let accounts = self.accounts.as_mut()?;
+        if !accounts.get(key as usize)?.is_drained() {
+            return None;
+        }
+        let reaped = accounts.try_remove(key as usize);
+        if accounts.is_empty() {
+            self.accounts = None;
+        } else if accounts.len() < accounts.capacity() / 4 && accounts.len().is_power_of_two() {
+            accounts.shrink_to_fit();
+        }
+        reaped
+    }
+
+    /// Forgets all accounts, when no lease is left that could point to one.
+    pub(super) fn forget_accounts(&mut self) {
+        self.accounts = None;
     }
 }

@@ -1,5 +1,8 @@
 //! Leases that the magazines have no place for: the ninth block of a class and beyond, and large
 //! leases with a mapping of their own. All their transitions happen under the connection's mutex.
+//!
+//! A few blocks rest here between two such leases, as they do in a magazine, under the same rule:
+//! only while the connection is listed as one that may cache.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -36,6 +39,9 @@ impl LooseLease {
     }
 }
 
+/// Idle blocks that one connection may keep here.
+const MOST_SPARES: usize = 8;
+
 /// The leases of one connection, and what has been leased and returned through them.
 #[derive(Default)]
 pub(super) struct Loose {
@@ -43,6 +49,8 @@ pub(super) struct Loose {
     /// After the close only those still out are kept, under their old keys: a slab would keep the
     /// room of all that were revoked.
     closed: BTreeMap<u32, LooseLease>,
+    /// Idle blocks, charged like the leased ones.
+    spares: Vec<(usize, Block)>,
     pub(super) leased_bytes: u64,
     pub(super) returned_bytes: u64,
 }
@@ -58,6 +66,34 @@ impl Loose {
 
     pub(super) fn remove(&mut self, key: u32) -> Option<LooseLease> {
         self.open.try_remove(key as usize).or_else(|| self.closed.remove(&key))
+    }
+
+    /// Keeps a block for the next lease, or hands it back for want of room.
+    pub(super) fn keep_spare(&mut self, class: usize, block: Block) -> Option<Block> {
+        if self.spares.len() == MOST_SPARES {
+            return Some(block);
+        }
+        self.spares.push((class, block));
+        None
+    }
+
+    pub(super) fn take_spare(&mut self, class: usize) -> Option<Block> {
+        let found = self.spares.iter().rposition(|(of, _)| *of == class)?;
+        Some(self.spares.swap_remove(found).1)
+    }
+
+    /// Takes out every idle block.
+    pub(super) fn take_spares(&mut self) -> Vec<(usize, Block)> {
+        std::mem::take(&mut self.spares)
+    }
+
+    pub(super) fn spare_bytes(&self, arena: &Arena) -> u64 {
+        self.spares.iter().map(|(class, _)| arena.block_bytes(*class) as u64).sum()
+    }
+
+    /// Whether there is nothing here but counts.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0 && self.spares.is_empty()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &LooseLease> {

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use super::owned::OwnedLease;
 use super::window::{Window, buffer};
-use super::{Loan, open};
+use super::{Loan, lease};
 use crate::connection::{Connection, Seat};
 use crate::error::LeaseError;
 use crate::magazine::Hold;
@@ -46,8 +46,7 @@ impl<'g> Lease<'g> {
         len: usize,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        let granted = connection.lease(len, Hold::Borrowed)?;
-        let (seat, window) = open(connection, granted, site);
+        let (seat, window) = lease(connection, None, len, Hold::Borrowed, site)?;
         Ok(Self { connection, seat, window })
     }
 

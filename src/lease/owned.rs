@@ -10,7 +10,6 @@ use super::window::{Window, buffer};
 use crate::connection::{Connection, StreamAccount};
 use crate::error::{LeaseError, Revoked};
 use crate::magazine::Hold;
-use crate::sync::Arc;
 
 /// A buffer on loan that no borrow ties to its guard: for other tasks, queues and maps.
 ///
@@ -38,7 +37,7 @@ impl OwnedLease {
     #[inline]
     pub(crate) fn new(
         connection: &Connection,
-        account: Option<Arc<StreamAccount>>,
+        account: Option<&StreamAccount>,
         len: usize,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {

@@ -128,6 +128,7 @@ impl Window {
     }
 
     /// Overwrites the whole block with zeroes, whatever was written to it and how.
+    #[cold]
     pub(super) fn wipe(&mut self) {
         self.clear();
         let room = self.room();
@@ -240,6 +241,13 @@ macro_rules! buffer {
             #[inline]
             fn chunk_mut(&mut self) -> &mut bytes::buf::UninitSlice {
                 self.window_mut().writable()
+            }
+
+            #[inline]
+            fn put_slice(&mut self, bytes: &[u8]) {
+                let room = self.window().room();
+                assert!(bytes.len() <= room, "put {} bytes with room for {room}", bytes.len());
+                self.window_mut().append(bytes);
             }
 
             #[inline]
