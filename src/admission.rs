@@ -136,7 +136,7 @@ impl<'a> Admission<'a> {
             direction: self.direction,
             fd: self.fd,
             source: self.source,
-            place: Place { peer, class, departed: false },
+            place: Place { peer, class },
             site,
         };
         let connection = Connection::new(self.shared.clone(), terms);

@@ -46,7 +46,7 @@ use crate::error::LeaseError;
 use crate::magazine::{Hold, Magazine};
 use crate::name::{Direction, Source};
 use crate::registry::Identified;
-use crate::scope::Place;
+use crate::scope::{Line, Place, Standing};
 use crate::sync::unmodelled::Relaxed;
 use crate::sync::{Arc, Mutex};
 pub(crate) use account::StreamAccount;
@@ -84,6 +84,8 @@ const _: () = {
     assert!(COUNTS + offset_of!(Connection, shared) >= 64);
     let hot_end = offset_of!(Connection, magazines) + size_of::<[Magazine; MAX_CLASSES]>();
     assert!(size_of::<Connection>() - hot_end >= 63);
+    // And a registry's entry, at most 21 bytes, beside it: see `tests/idle.rs`.
+    assert!(COUNTS + size_of::<Connection>() <= 360);
 };
 
 /// A block that was leased the slow way.
@@ -199,7 +201,7 @@ impl Connection {
                 self.magazines[class].rehold(slot, from, to);
             }
             Spot::Loose { key } => {
-                if let Some(lease) = self.ledger.lock().loose_mut(key) {
+                if let Some(lease) = self.ledger.lock().loose_lease_mut(key) {
                     lease.hold = to;
                 }
             }
@@ -217,7 +219,7 @@ impl Connection {
     fn rehold_loose(&self, key: u32, to: Hold) -> bool {
         let mut ledger = self.ledger.lock();
         let open = ledger.phase == Phase::Open;
-        match ledger.loose_mut(key) {
+        match ledger.loose_lease_mut(key) {
             Some(lease) if open => {
                 lease.hold = to;
                 true
@@ -241,7 +243,7 @@ impl Connection {
     /// Notes who leased a large block.
     pub(crate) fn note_large(&self, seat: Seat, site: &'static Location<'static>, tick: u32) {
         if let Spot::Loose { key } = seat.spot()
-            && let Some(lease) = self.ledger.lock().loose_mut(key)
+            && let Some(lease) = self.ledger.lock().loose_lease_mut(key)
             && let LooseMemory::Large { note, .. } = &lease.memory
         {
             note.write(site, tick);
@@ -253,7 +255,7 @@ impl Connection {
         let arena = &self.shared.arena;
         let note = match seat.spot() {
             Spot::Slot { class, slot } => arena.note(class, self.magazines[class].block(slot)),
-            Spot::Loose { key } => self.ledger.lock().loose_mut(key)?.note(arena),
+            Spot::Loose { key } => self.ledger.lock().loose_lease_mut(key)?.note(arena),
         };
         note.map(|(site, _)| site)
     }
@@ -339,6 +341,19 @@ impl Connection {
         let list = wakers.take_if(|list| list.is_empty());
         drop(wakers);
         drop((forgotten, list));
+    }
+
+    /// Every scope above the connection, locked.
+    fn line<'a>(
+        &'a self,
+        place: &'a Place<Arc<Connection>>,
+        phase: Phase,
+    ) -> Line<'a, Arc<Connection>> {
+        let standing = match phase {
+            Phase::Open | Phase::Closed => Standing::Present,
+            Phase::Gone => Standing::Departed,
+        };
+        self.shared.tree.line(place, standing)
     }
 
     /// The magazines that have a class.

@@ -123,6 +123,9 @@ impl ConnectionGuard {
 
     /// Runs `work` until it is done, or the connection is closed from outside.
     ///
+    /// Work that is done answers for itself even if the connection was closed meanwhile: what it
+    /// met then (a [`LeaseError::Closed`], say) is its own result.
+    ///
     /// # Errors
     ///
     /// If the connection was closed first. `work` is dropped then.

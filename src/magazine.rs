@@ -398,3 +398,164 @@ impl Magazine {
 
 #[cfg(not(leasehold_loom))]
 const _: () = assert!(size_of::<Magazine>() == 40);
+
+#[cfg(all(test, not(leasehold_loom)))]
+mod tests {
+    use super::*;
+
+    /// What the table in the module's docs says of one slot, in plain words.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum State {
+        Vacant,
+        Cached,
+        Held(Hold),
+    }
+
+    fn read(word: Word, slot: usize) -> State {
+        let has = |slots: Slots| slots.0 >> slot & 1 == 1;
+        match (has(word.cached()), has(word.outstanding())) {
+            (false, false) => State::Vacant,
+            (true, false) => State::Cached,
+            (false, true) if has(word.borrowed()) => State::Held(Hold::Borrowed),
+            (false, true) if has(word.revocable()) => State::Held(Hold::Owned),
+            (false, true) if has(word.detached()) => State::Held(Hold::Detached),
+            (false, true) => State::Held(Hold::Pinned),
+            (true, true) => unreachable!("a slot is both cached and out"),
+        }
+    }
+
+    const HOLDS: [Hold; 4] = [Hold::Borrowed, Hold::Owned, Hold::Pinned, Hold::Detached];
+
+    /// Random transitions on all slots, against a plain array of states.
+    #[test]
+    fn the_word_says_what_a_plain_model_says() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..200 {
+            let magazine = Magazine::new();
+            let mut model = [State::Vacant; SLOTS];
+            let (mut tight, mut closed) = (false, false);
+            let (mut leases, mut returns) = (0_u64, 0_u64);
+            for _ in 0..200 {
+                let slot = random.usize(..SLOTS);
+                let hold = HOLDS[random.usize(..HOLDS.len())];
+                let held = |model: &[State; SLOTS]| match model[slot] {
+                    State::Held(hold) => Some(hold),
+                    _ => None,
+                };
+                match random.u32(..100) {
+                    0..25 => {
+                        let expected = model.iter().position(|s| *s == State::Cached);
+                        let expected = expected.filter(|_| !tight && !closed);
+                        assert_eq!(magazine.try_lease(hold), expected);
+                        if let Some(slot) = expected {
+                            model[slot] = State::Held(hold);
+                            leases += 1;
+                        }
+                    }
+                    25..40 if !closed => {
+                        let vacant = model.iter().position(|s| *s == State::Vacant);
+                        assert_eq!(magazine.vacant_slot(), vacant);
+                        if let Some(slot) = vacant {
+                            tight = random.bool();
+                            magazine.install(slot, slot as u32, hold, tight);
+                            model[slot] = State::Held(hold);
+                            leases += 1;
+                        }
+                    }
+                    40..65 => match held(&model) {
+                        Some(Hold::Borrowed) => {
+                            let before = magazine.put_borrowed(slot);
+                            assert_eq!(before.wants_slow_return(), tight || closed);
+                            model[slot] = State::Cached;
+                            returns += 1;
+                        }
+                        Some(hold) => {
+                            let put = magazine.try_put(slot, hold);
+                            assert_eq!(put, !tight && !closed);
+                            if put {
+                                model[slot] = State::Cached;
+                                returns += 1;
+                            }
+                        }
+                        None => {}
+                    },
+                    65..80 => {
+                        if let Some(from) = held(&model) {
+                            if magazine.try_rehold(slot, from, hold) {
+                                assert!(!closed);
+                                model[slot] = State::Held(hold);
+                            } else {
+                                assert!(closed);
+                            }
+                        }
+                    }
+                    80..90 => {
+                        let there = model[slot] != State::Vacant && model[slot] != State::Cached;
+                        if there {
+                            assert!(magazine.evict(slot));
+                            model[slot] = State::Vacant;
+                            returns += 1;
+                        }
+                    }
+                    90..97 => {
+                        let flushed = magazine.flush(Tight::Keep);
+                        let cached = |s: &mut State| *s == State::Cached;
+                        let expected =
+                            model.iter_mut().filter_map(|s| cached(s).then(|| *s = State::Vacant));
+                        assert_eq!(flushed.len() as usize, expected.count());
+                    }
+                    97..98 => {
+                        assert_eq!(magazine.fold(), (leases, returns));
+                        (leases, returns) = (0, 0);
+                    }
+                    98 if !closed => {
+                        closed = true;
+                        let before = magazine.close();
+                        assert!(!before.is_closed());
+                        for (slot, state) in model.iter_mut().enumerate() {
+                            assert_eq!(read(before, slot), *state);
+                            if *state == State::Held(Hold::Owned) {
+                                returns += 1;
+                            }
+                            if matches!(state, State::Cached | State::Held(Hold::Owned)) {
+                                *state = State::Vacant;
+                            }
+                        }
+                    }
+                    99 if closed => {
+                        for slot in magazine.reclaim_forgotten() {
+                            assert_eq!(model[slot], State::Held(Hold::Borrowed));
+                            model[slot] = State::Vacant;
+                            returns += 1;
+                        }
+                        assert!(!model.contains(&State::Held(Hold::Borrowed)));
+                    }
+                    _ => {}
+                }
+                let word = magazine.word();
+                assert_eq!((word.leases(), word.returns()), (leases, returns));
+                for (slot, state) in model.iter().enumerate() {
+                    assert_eq!(read(word, slot), *state, "slot {slot} of {word:x?}");
+                }
+            }
+        }
+    }
+
+    /// At 2^14 leases the magazine asks to be folded, and no count spills into its neighbour.
+    #[test]
+    fn a_full_count_sends_leases_the_slow_way_until_it_is_folded() {
+        let magazine = Magazine::new();
+        magazine.install(0, 0, Hold::Borrowed, false);
+        magazine.put_borrowed(0);
+        let mut leased = 1;
+        while let Some(slot) = magazine.try_lease(Hold::Borrowed) {
+            magazine.put_borrowed(slot);
+            leased += 1;
+        }
+        assert_eq!(leased, 1 << 14);
+        assert!(magazine.word().wants_fold());
+        assert_eq!(read(magazine.word(), 0), State::Cached);
+        assert_eq!(magazine.fold(), (leased, leased));
+        assert!(magazine.try_lease(Hold::Borrowed).is_some());
+    }
+}

@@ -80,8 +80,14 @@ pub(crate) struct Place<M> {
     /// `None` while the peer is not known.
     pub(crate) peer: Option<Arc<KeyedScope<M>>>,
     pub(crate) class: Option<Arc<KeyedScope<M>>>,
-    /// An unbound connection that ended no longer counts in the transient scope.
-    pub(crate) departed: bool,
+}
+
+/// Whether a connection still exists, or only memory that it left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Present,
+    /// What an unbound connection leaves behind does not count in the transient scope.
+    Departed,
 }
 
 /// Where a member stands in the lists of its scopes.
@@ -221,11 +227,11 @@ impl<M: Clone> Tree<M> {
     }
 
     /// Locks every scope above a connection.
-    pub(crate) fn line<'a>(&'a self, place: &'a Place<M>) -> Line<'a, M> {
-        let parent = match &place.peer {
-            Some(peer) => Some(peer.value().lock()),
-            None if place.departed => None,
-            None => Some(self.transient.lock()),
+    pub(crate) fn line<'a>(&'a self, place: &'a Place<M>, standing: Standing) -> Line<'a, M> {
+        let parent = match (&place.peer, standing) {
+            (Some(peer), _) => Some(peer.value().lock()),
+            (None, Standing::Present) => Some(self.transient.lock()),
+            (None, Standing::Departed) => None,
         };
         Line {
             parent,
@@ -244,7 +250,7 @@ impl<M: Clone> Tree<M> {
         usage: &Usage,
         listing: &mut Listing,
     ) -> Result<(), (Refused, Option<M>)> {
-        debug_assert!(place.peer.is_none() && !place.departed);
+        debug_assert!(place.peer.is_none());
         let mut transient = self.transient.lock();
         let mut target = peer.value().lock();
         let system = self.system.lock();

@@ -1,1 +1,18 @@
-//! placeholder
+//! What a lease costs, beside the least it could cost and what one would use instead.
+//!
+//! ```text
+//! cargo bench -p leasehold-benches --bench ratios    all in turn, one table
+//! cargo bench -p leasehold-benches --bench lease     criterion, against the last run
+//! ```
+//!
+//! Ratios need the first of the two. A machine's speed drifts by more than the differences of
+//! interest, so contenders that run one after the other for seconds see different machines.
+#![allow(clippy::disallowed_types, reason = "benches are never modelled")]
+
+mod contenders;
+mod crew;
+
+pub use contenders::{
+    ALTERNATIVE, BLOCK, CONNECTIONS, CONTENDERS, Contender, FLOOR, Target, World,
+};
+pub use crew::{Crew, THREADS};

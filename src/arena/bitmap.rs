@@ -54,3 +54,34 @@ impl Bitmap {
         size_of_val(&*self.words)
     }
 }
+
+#[cfg(all(test, not(leasehold_loom)))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn it_is_a_set_of_numbers() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for len in [1, 16, 63, 64, 65, 2048] {
+            let mut bitmap = Bitmap::full(len);
+            let mut model: BTreeSet<usize> = (0..len).collect();
+            for _ in 0..2000 {
+                let bit = random.usize(..len);
+                if model.remove(&bit) {
+                    bitmap.remove(bit);
+                } else {
+                    model.insert(bit);
+                    bitmap.insert(bit);
+                }
+                assert_eq!(bitmap.len(), model.len());
+                assert_eq!(bitmap.first(), model.first().copied());
+                let first = random.usize(..len);
+                let count = random.usize(..=len - first);
+                let all = (first..first + count).all(|bit| model.contains(&bit));
+                assert_eq!(bitmap.contains_all(first, count), all);
+            }
+        }
+    }
+}

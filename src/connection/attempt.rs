@@ -7,7 +7,7 @@
 
 use super::account::{Entry, StreamAccount};
 use super::ledger::{Ledger, Phase};
-use super::loose::{LooseLease, LooseMemory};
+use super::loose::{Loose, LooseLease, LooseMemory};
 use super::shared::Shared;
 use super::{Connection, Granted, Memory, Seat};
 use crate::arena::{Block, Mapping, Note};
@@ -195,7 +195,7 @@ impl Connection {
             entry.map(Entry::commit);
             return Ok(self.granted_slot(class, slot));
         }
-        if let Some(block) = ledger.take_spare(class) {
+        if let Some(block) = ledger.loose_mut().and_then(|loose| loose.take_spare(class)) {
             let granted = grant_loose_block(ledger, class, block, bytes, hold);
             drop(guard);
             entry.map(Entry::commit);
@@ -297,7 +297,7 @@ impl Connection {
     ) -> Result<bool, Halt> {
         loop {
             let own = ledger.usage();
-            let mut line = self.shared.tree.line(&ledger.place);
+            let mut line = self.line(&ledger.place, ledger.phase);
             let connection = line.connection_limits().check(Scope::Connection, &own, more);
             let Err(refused) = connection.and_then(|()| line.check(more)) else {
                 let tight = line.is_tight();
@@ -350,14 +350,14 @@ impl Connection {
             }
             may_cache |= magazine.word().may_cache();
         }
-        for (class, block) in ledger.take_spares() {
+        for (class, block) in ledger.loose_mut().map(Loose::take_spares).unwrap_or_default() {
             self.shared.arena.give(class, block);
             bytes += self.block_bytes(class);
         }
         ledger.memory -= bytes;
         // Off the scopes and off their lists in one step: an entry stands exactly while there may
         // be idle memory behind it.
-        let mut line = self.shared.tree.line(&ledger.place);
+        let mut line = self.line(&ledger.place, ledger.phase);
         line.credit(&Usage::of_memory(bytes));
         let unlisted =
             if may_cache { [None, None, None] } else { line.unlist(&mut ledger.listing) };
@@ -392,12 +392,12 @@ impl Connection {
     pub(super) fn credit(&self, ledger: &mut Ledger, bytes: u64) {
         if bytes > 0 {
             ledger.memory -= bytes;
-            self.shared.tree.line(&ledger.place).credit(&Usage::of_memory(bytes));
+            self.line(&ledger.place, ledger.phase).credit(&Usage::of_memory(bytes));
         }
     }
 
     fn has_cached(&self, ledger: &Ledger) -> bool {
-        ledger.spare_bytes(&self.shared.arena) > 0
+        ledger.loose().is_some_and(Loose::has_spares)
             || self.magazines().any(|(_, magazine)| !magazine.word().cached().is_empty())
     }
 }
@@ -427,7 +427,7 @@ fn grant_loose_block(
 
 /// Enters a lease that no magazine has a place for.
 fn insert_loose(ledger: &mut Ledger, lease: LooseLease, bytes: u64) -> Seat {
-    let loose = ledger.loose.get_or_insert_default();
+    let loose = ledger.loose_or_new();
     loose.leased_bytes += bytes;
     Seat::loose(loose.insert(lease))
 }

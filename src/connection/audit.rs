@@ -4,6 +4,7 @@ use std::panic::Location;
 
 use super::Connection;
 use super::ledger::{Ledger, Phase};
+use super::loose::Loose;
 use crate::error::Closed;
 use crate::magazine::Hold;
 use crate::name::PeerKey;
@@ -65,7 +66,7 @@ impl Connection {
             reserved_bytes: ledger.reserved,
             streams_inbound: ledger.streams_inbound,
             streams_outbound: ledger.streams_outbound,
-            cached_bytes: ledger.spare_bytes(&self.shared.arena),
+            cached_bytes: ledger.loose().map_or(0, |l| l.spare_bytes(&self.shared.arena)),
             ..ConnectionUsage::default()
         };
         for (class, magazine) in self.magazines() {
@@ -76,7 +77,7 @@ impl Connection {
             usage.leased_bytes += bytes(outstanding - detached);
             usage.detached_bytes += bytes(detached);
         }
-        for lease in ledger.loose_leases() {
+        for lease in ledger.loose().into_iter().flat_map(Loose::iter) {
             let bytes = lease.bytes(&self.shared.arena);
             match lease.hold {
                 Hold::Detached => usage.detached_bytes += bytes,
@@ -96,7 +97,7 @@ impl Connection {
                 }
             }
         }
-        for lease in ledger.loose_leases() {
+        for lease in ledger.loose().into_iter().flat_map(Loose::iter) {
             if let Some((site, tick)) = lease.note(&self.shared.arena) {
                 notes.push(OrphanNote { site, tick, bytes: lease.bytes(&self.shared.arena) });
             }

@@ -116,7 +116,7 @@ impl Connection {
         if ledger.phase == Phase::Open {
             ledger.reserved -= bytes;
             ledger.memory -= bytes;
-            self.shared.tree.line(&ledger.place).credit(&Usage::of_memory(bytes));
+            self.line(&ledger.place, ledger.phase).credit(&Usage::of_memory(bytes));
         }
     }
 
@@ -165,7 +165,7 @@ impl Connection {
         let ledger = &mut *guard;
         if ledger.phase != Phase::Gone {
             *ledger.streams_mut(direction) -= 1;
-            self.shared.tree.line(&ledger.place).credit(&one_stream(direction));
+            self.line(&ledger.place, ledger.phase).credit(&one_stream(direction));
         }
         let reaped = ledger.reap_account(account.key());
         drop(guard);

@@ -2,7 +2,7 @@
 
 use super::Connection;
 use super::ledger::{Ledger, Phase};
-use super::loose::LooseMemory;
+use super::loose::{Loose, LooseLease, LooseMemory};
 use super::seat::{Seat, Spot};
 use crate::arena::{Block, Mapping};
 use crate::report::Reclaimed;
@@ -78,23 +78,17 @@ impl Connection {
                 reclaimed.leased_bytes += bytes;
             }
         }
-        for (class, block) in ledger.take_spares() {
+        for (class, block) in ledger.loose_mut().map(Loose::take_spares).unwrap_or_default() {
             self.shared.arena.give(class, block);
             reclaimed.cached_bytes += self.block_bytes(class);
         }
-        if let Some(loose) = &mut ledger.loose {
-            ledger.stragglers += loose.len() as u32;
-            for lease in loose.close() {
-                let bytes = lease.bytes(&self.shared.arena);
-                loose.returned_bytes += bytes;
-                reclaimed.leased_bytes += bytes;
-                self.give(lease.memory, &mut aftermath.unmap);
-            }
-        }
+        ledger.stragglers += ledger.loose().map_or(0, Loose::len) as u32;
+        let revoked = ledger.loose_mut().map(Loose::close).unwrap_or_default();
+        reclaimed.leased_bytes += self.give_loose(ledger, revoked, aftermath);
         reclaimed.reserved_bytes = std::mem::take(&mut ledger.reserved);
         let bytes = reclaimed.cached_bytes + reclaimed.leased_bytes + reclaimed.reserved_bytes;
         ledger.memory -= bytes;
-        let mut line = self.shared.tree.line(&ledger.place);
+        let mut line = self.line(&ledger.place, ledger.phase);
         line.credit(&Usage::of_memory(bytes));
         aftermath.unlisted = line.unlist(&mut ledger.listing);
     }
@@ -114,15 +108,9 @@ impl Connection {
                 ledger.stragglers -= 1;
             }
         }
-        if let Some(loose) = &mut ledger.loose {
-            for lease in loose.take_forgotten() {
-                let lease_bytes = lease.bytes(&self.shared.arena);
-                loose.returned_bytes += lease_bytes;
-                bytes += lease_bytes;
-                ledger.stragglers -= 1;
-                self.give(lease.memory, &mut aftermath.unmap);
-            }
-        }
+        let forgotten = ledger.loose_mut().map(Loose::take_forgotten).unwrap_or_default();
+        ledger.stragglers -= forgotten.len() as u32;
+        bytes += self.give_loose(ledger, forgotten, aftermath);
         reclaimed.leased_bytes += bytes;
         reclaimed.streams = u64::from(ledger.streams_inbound) + u64::from(ledger.streams_outbound);
 
@@ -131,15 +119,14 @@ impl Connection {
         let mut ended = ledger.usage();
         ended.memory = bytes;
         (ledger.streams_inbound, ledger.streams_outbound) = (0, 0);
-        ledger.phase = Phase::Gone;
-        let mut line = self.shared.tree.line(&ledger.place);
+        let mut line = self.line(&ledger.place, ledger.phase);
         line.credit(&ended);
         if ledger.place.peer.is_none() {
             // What an unbound connection leaves behind stays with the system alone.
             line.credit_parent(&orphaned);
         }
         drop(line);
-        ledger.place.departed = true;
+        ledger.phase = Phase::Gone;
     }
 
     /// Returns a `'static` lease's block, taking the mutex while it is still out.
@@ -197,7 +184,7 @@ impl Connection {
             }
             Spot::Loose { key } => {
                 let may_keep = ledger.phase == Phase::Open && ledger.listing.is_listed();
-                let Some(loose) = &mut ledger.loose else { return };
+                let Some(loose) = ledger.loose_mut() else { return };
                 let Some(lease) = loose.remove(key) else { return };
                 let bytes = lease.bytes(&self.shared.arena);
                 loose.returned_bytes += bytes;
@@ -221,7 +208,6 @@ impl Connection {
         }
         if ledger.memory == 0 && ledger.admitted {
             self.fold(ledger);
-            ledger.loose = None;
             ledger.admitted = false;
             aftermath.peer = ledger.place.peer.take();
             aftermath.class = ledger.place.class.take();
@@ -271,6 +257,24 @@ impl Connection {
         reclaimed.detached_bytes = usage.detached_bytes;
     }
 
+    /// Gives loose leases back that were taken from their holders, and counts them as returned.
+    fn give_loose(
+        &self,
+        ledger: &mut Ledger,
+        leases: Vec<LooseLease>,
+        aftermath: &mut Aftermath,
+    ) -> u64 {
+        let mut bytes = 0;
+        for lease in leases {
+            bytes += lease.bytes(&self.shared.arena);
+            self.give(lease.memory, &mut aftermath.unmap);
+        }
+        if let Some(loose) = ledger.loose_mut() {
+            loose.returned_bytes += bytes;
+        }
+        bytes
+    }
+
     /// Gives the memory of a loose lease back. Mappings are unmapped later, outside the mutex.
     fn give(&self, memory: LooseMemory, unmap: &mut Vec<Mapping>) {
         match memory {
@@ -287,11 +291,11 @@ impl Connection {
             leased_bytes += leases * self.block_bytes(class);
             returned_bytes += returns * self.block_bytes(class);
         }
-        if let Some(loose) = &mut ledger.loose {
+        if let Some(loose) = ledger.loose_mut() {
             leased_bytes += std::mem::take(&mut loose.leased_bytes);
             returned_bytes += std::mem::take(&mut loose.returned_bytes);
         }
-        ledger.loose.take_if(|loose| loose.is_empty());
+        ledger.drop_empty_tables();
         let mut tallies = self.shared.tallies.lock();
         tallies.leased_bytes += leased_bytes;
         tallies.returned_bytes += returned_bytes;
@@ -299,7 +303,7 @@ impl Connection {
 
     /// What [`fold`](Self::fold) would move.
     pub(super) fn unfolded(&self, ledger: &Ledger) -> (u64, u64) {
-        let (mut leased_bytes, mut returned_bytes) = match &ledger.loose {
+        let (mut leased_bytes, mut returned_bytes) = match ledger.loose() {
             Some(loose) => (loose.leased_bytes, loose.returned_bytes),
             None => (0, 0),
         };

@@ -5,7 +5,6 @@ use slab::Slab;
 use super::Connection;
 use super::account::StreamAccount;
 use super::loose::{Loose, LooseLease};
-use crate::arena::{Arena, Block};
 use crate::name::Direction;
 use crate::scope::{Listing, Place};
 use crate::sync::Arc;
@@ -35,12 +34,19 @@ pub(super) struct Ledger {
     pub(super) memory: u64,
     pub(super) reserved: u64,
     pub(super) place: Place<Arc<Connection>>,
-    /// Leases that the magazines have no place for.
-    pub(super) loose: Option<Box<Loose>>,
-    /// The accounts of its streams, until they are closed and drained.
-    accounts: Option<Box<Slab<Arc<StreamAccount>>>>,
+    /// Absent while there is nothing in them.
+    tables: Option<Box<Tables>>,
     /// The record's share in itself; see the module's docs.
     pub(super) keep: Option<Arc<Connection>>,
+}
+
+/// What most connections never need.
+#[derive(Default)]
+struct Tables {
+    /// Leases that the magazines have no place for.
+    loose: Loose,
+    /// The accounts of streams, until they are closed and drained.
+    accounts: Slab<Arc<StreamAccount>>,
 }
 
 impl Ledger {
@@ -57,8 +63,7 @@ impl Ledger {
             memory: 0,
             reserved: 0,
             place,
-            loose: None,
-            accounts: None,
+            tables: None,
             keep: None,
         }
     }
@@ -93,31 +98,25 @@ impl Ledger {
         }
     }
 
-    pub(super) fn loose_mut(&mut self, key: u32) -> Option<&mut LooseLease> {
-        self.loose.as_mut()?.get_mut(key)
+    /// Leases that the magazines have no place for.
+    pub(super) fn loose(&self) -> Option<&Loose> {
+        self.tables.as_ref().map(|tables| &tables.loose)
     }
 
-    pub(super) fn loose_leases(&self) -> impl Iterator<Item = &LooseLease> {
-        self.loose.iter().flat_map(|loose| loose.iter())
+    pub(super) fn loose_mut(&mut self) -> Option<&mut Loose> {
+        self.tables.as_mut().map(|tables| &mut tables.loose)
     }
 
-    /// An idle block outside the magazines.
-    pub(super) fn take_spare(&mut self, class: usize) -> Option<Block> {
-        self.loose.as_mut()?.take_spare(class)
+    pub(super) fn loose_or_new(&mut self) -> &mut Loose {
+        &mut self.tables.get_or_insert_default().loose
     }
 
-    /// Every idle block outside the magazines.
-    pub(super) fn take_spares(&mut self) -> Vec<(usize, Block)> {
-        self.loose.as_mut().map(|loose| loose.take_spares()).unwrap_or_default()
-    }
-
-    pub(super) fn spare_bytes(&self, arena: &Arena) -> u64 {
-        self.loose.as_ref().map_or(0, |loose| loose.spare_bytes(arena))
+    pub(super) fn loose_lease_mut(&mut self, key: u32) -> Option<&mut LooseLease> {
+        self.loose_mut()?.get_mut(key)
     }
 
     pub(super) fn open_account(&mut self) -> Arc<StreamAccount> {
-        let accounts = self.accounts.get_or_insert_default();
-        let entry = accounts.vacant_entry();
+        let entry = self.tables.get_or_insert_default().accounts.vacant_entry();
         let account = Arc::new(StreamAccount::new(entry.key() as u32));
         entry.insert(account.clone());
         account
@@ -125,21 +124,28 @@ impl Ledger {
 
     /// Takes out the account under `key`, if it is closed and drained.
     pub(super) fn reap_account(&mut self, key: u32) -> Option<Arc<StreamAccount>> {
-        let accounts = self.accounts.as_mut()?;
+        let accounts = &mut self.tables.as_mut()?.accounts;
         if !accounts.get(key as usize)?.is_drained() {
             return None;
         }
         let reaped = accounts.try_remove(key as usize);
-        if accounts.is_empty() {
-            self.accounts = None;
-        } else if accounts.len() < accounts.capacity() / 4 && accounts.len().is_power_of_two() {
+        if accounts.len() < accounts.capacity() / 4 && accounts.len().is_power_of_two() {
             accounts.shrink_to_fit();
         }
+        self.drop_empty_tables();
         reaped
     }
 
     /// Forgets all accounts, when no lease is left that could point to one.
     pub(super) fn forget_accounts(&mut self) {
-        self.accounts = None;
+        if let Some(tables) = &mut self.tables {
+            tables.accounts = Slab::new();
+        }
+        self.drop_empty_tables();
+    }
+
+    /// Gives the tables' memory back if there is nothing in them.
+    pub(super) fn drop_empty_tables(&mut self) {
+        self.tables.take_if(|tables| tables.accounts.is_empty() && tables.loose.is_empty());
     }
 }

@@ -87,13 +87,20 @@ impl Loose {
         std::mem::take(&mut self.spares)
     }
 
+    pub(super) fn has_spares(&self) -> bool {
+        !self.spares.is_empty()
+    }
+
     pub(super) fn spare_bytes(&self, arena: &Arena) -> u64 {
         self.spares.iter().map(|(class, _)| arena.block_bytes(*class) as u64).sum()
     }
 
-    /// Whether there is nothing here but counts.
+    /// Whether there is nothing here to remember.
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0 && self.spares.is_empty()
+        self.len() == 0
+            && self.spares.is_empty()
+            && self.leased_bytes == 0
+            && self.returned_bytes == 0
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &LooseLease> {
