@@ -129,6 +129,7 @@ impl<'a> Admission<'a> {
 
     fn admit(self, site: &'static Location<'static>) -> Result<ConnectionGuard, AdmitError> {
         let Names { peer, class } = self.names?;
+        self.shared.read_clock();
         let tree = &self.shared.tree;
         let peer = peer.map(|key| tree.peer(&key)).transpose()?;
         let class = class.map(|name| tree.class(&name)).transpose()?;

@@ -66,7 +66,7 @@ pub(crate) const DEFAULT_CLASSES: &[usize] = &[MIN_CLASS_BYTES];
 pub(crate) struct Block(pub(crate) u32);
 
 /// What is known of one block, on a cache line of its own.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Record {
     note: Note,
@@ -177,6 +177,12 @@ struct Mapped {
     bounds: Bounds,
 }
 
+impl Mapped {
+    fn total(&self) -> u64 {
+        self.slab_bytes + self.large_bytes
+    }
+}
+
 impl Arena {
     const NO_CLASS: u8 = u8::MAX;
 
@@ -244,8 +250,7 @@ impl Arena {
     /// Maps one more slab and hands out its first block. Call with no lock held.
     pub(crate) fn grow(&self, class: usize) -> Result<Block, Refused> {
         let bytes = slab::BYTES as u64;
-        let Bounds { frugal, .. } = self.mapped.lock().bounds;
-        if self.resident_slab_bytes().saturating_add(bytes) > frugal {
+        if self.resident_bytes().saturating_add(bytes) > self.bounds().frugal {
             self.give_up_idle(class);
             // Somebody may have given a block back meanwhile.
             if let Some(block) = self.take(class) {
@@ -259,8 +264,8 @@ impl Arena {
     /// Maps a block of its own for a lease larger than every class. Call with no lock held.
     pub(crate) fn map_large(&self, bytes: usize) -> Result<Mapping, Refused> {
         let mapping = Mapping::new(bytes).map_err(|_| {
-            let Mapped { slab_bytes, large_bytes, .. } = *self.mapped.lock();
-            Refused::out_of_memory(slab_bytes + large_bytes, bytes as u64)
+            let mapped = self.mapped.lock().total();
+            Refused::out_of_memory(mapped, bytes as u64)
         })?;
         self.mapped.lock().large_bytes += bytes as u64;
         Ok(mapping)
@@ -324,7 +329,7 @@ impl Arena {
         let bytes = slab::BYTES as u64;
         let discarded = self.discarded_bytes();
         let mut mapped = self.mapped.lock();
-        let resident = mapped.slab_bytes.saturating_sub(discarded);
+        let resident = mapped.total().saturating_sub(discarded);
         if resident.saturating_add(bytes) > mapped.bounds.hard {
             let limit = Limit::Max(mapped.bounds.hard);
             return Err(Refused::new(Scope::Arena, Resource::Memory, limit, resident, bytes));
@@ -341,19 +346,25 @@ impl Arena {
             }
         }
         self.settle();
-        for class in &self.classes {
-            class.discard_idle();
+        if Mapping::CAN_DISCARD {
+            for class in &self.classes {
+                class.discard_idle();
+            }
+            self.settle();
         }
-        self.settle();
     }
 
-    fn resident_slab_bytes(&self) -> u64 {
+    fn resident_bytes(&self) -> u64 {
         let discarded = self.discarded_bytes();
-        self.mapped.lock().slab_bytes.saturating_sub(discarded)
+        self.mapped.lock().total().saturating_sub(discarded)
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.mapped.lock().bounds
     }
 
     fn discarded_bytes(&self) -> u64 {
-        self.classes.iter().map(|class| class.discarded_bytes() as u64).sum()
+        self.classes.iter().map(Class::discarded_bytes).sum()
     }
 }
 

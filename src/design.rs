@@ -44,7 +44,7 @@
 //! | P7 | *Refusals tell the truth.* Only if the limit would really be exceeded: never because of memory that connections keep idle, nor of a charge that does not last. | no roll-back; the sweep |
 //! | P8 | *No lost wake-up* among those who wait for room. | not built yet, see [below](#what-is-not-here-yet) |
 //! | P9 | *The fast path is the connection's own.* No lock, and no cache line that other connections write. | magazines; records of a cache line each |
-//! | P10 | *Idle costs little.* At most 384 bytes of book-keeping for a connection, whatever it leased before. Idle blocks go at pressure, `trim` and close; by time, not yet. | the record's layout |
+//! | P10 | *Idle costs little.* At most 384 bytes of book-keeping for a connection (and 192 for its peer), whatever it leased before. Idle blocks go at pressure, `trim` and close; by time, not yet. | the record's layout |
 //! | P11 | *Nothing about the departed.* Memory is a function of what is live, not of what ever was, nor of the peak. | scopes that exist while held; tables that shrink |
 //! | P12 | *Metrics are free.* No allocation, lock or shared write for them on the lease path. | counts in the magazine's own word |
 //! | P13 | *Handles are harmless.* Ids are never reused; a handle keeps nothing open and at most 512 bytes. | serial numbers; the empty record |

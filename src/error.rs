@@ -221,10 +221,7 @@ impl Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { limit, in_use, requested, scope, resource, reason } = *self;
-        let unit = match resource {
-            Resource::Memory => "bytes of memory".to_owned(),
-            other => other.to_string(),
-        };
+        let unit = Unit(resource);
         match reason {
             Reason::Limit => write!(
                 f,
@@ -243,6 +240,18 @@ impl fmt::Display for Refused {
                 "the operating system has no memory to map: \
                  {in_use} bytes mapped, {requested} more requested"
             ),
+        }
+    }
+}
+
+/// What a number of a resource counts.
+struct Unit(Resource);
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Resource::Memory => f.write_str("bytes of memory"),
+            counted => counted.fmt(f),
         }
     }
 }

@@ -116,7 +116,7 @@ impl ConnectionGuard {
         StreamGuard::open(self.connection.clone(), direction)
     }
 
-    /// Resolves when the connection is closed from outside.
+    /// Resolves when the connection is closed, from outside or by this guard.
     pub fn revoked(&self) -> future::Revoked {
         future::Revoked::new(self.connection.clone())
     }

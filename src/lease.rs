@@ -75,7 +75,7 @@ fn lease_slowly(
         Memory::Block { class, block } => open(shared.arena.class(class), block, site, tick),
         Memory::Large { base, bytes } => {
             connection.note_large(seat, site, tick);
-            Window::new(base, bytes, Watch::default())
+            Window::new(base, bytes, Watch::none())
         }
     };
     Ok((seat, window))

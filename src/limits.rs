@@ -191,7 +191,7 @@ impl Limits {
         self
     }
 
-    /// Limits of each stream. Only memory applies.
+    /// Limits of each stream: memory, and whether it may be opened at all.
     #[must_use]
     pub fn stream(mut self, limits: ScopeLimits) -> Self {
         self.stream = limits;

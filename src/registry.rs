@@ -23,8 +23,10 @@ pub(crate) trait Identified {
 /// Every connection that is open or still has memory out.
 pub(crate) struct Registry<C> {
     next: AtomicU64,
-    shards: Box<[CachePadded<Mutex<HashTable<Arc<C>>>>]>,
+    shards: Box<[CachePadded<Shard<C>>]>,
 }
+
+type Shard<C> = Mutex<HashTable<Arc<C>>>;
 
 impl<C: Identified> Registry<C> {
     pub(crate) fn new() -> Self {
@@ -66,7 +68,7 @@ impl<C: Identified> Registry<C> {
         all
     }
 
-    fn shard(&self, hash: u64) -> &Mutex<HashTable<Arc<C>>> {
+    fn shard(&self, hash: u64) -> &Shard<C> {
         &self.shards[(hash >> 40) as usize % self.shards.len()]
     }
 }

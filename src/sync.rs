@@ -24,10 +24,15 @@ mod primitives {
     }
 
     /// A lease's way to the probe of its block.
-    #[derive(Clone, Copy, Debug, Default)]
+    #[derive(Clone, Copy, Debug)]
     pub(crate) struct Watch;
 
     impl Watch {
+        /// Watches nothing.
+        #[inline(always)]
+        pub(crate) fn none() -> Self {
+            Self
+        }
         #[inline(always)]
         pub(crate) fn of(_probe: &Probe) -> Self {
             Self
@@ -111,10 +116,14 @@ mod primitives {
     }
 
     /// A lease's way to the probe of its block.
-    #[derive(Clone, Copy, Debug, Default)]
+    #[derive(Clone, Copy, Debug)]
     pub(crate) struct Watch(Option<std::ptr::NonNull<Probe>>);
 
     impl Watch {
+        pub(crate) fn none() -> Self {
+            Self(None)
+        }
+
         pub(crate) fn of(probe: &Probe) -> Self {
             Self(Some(std::ptr::NonNull::from(probe)))
         }

@@ -42,7 +42,7 @@ impl Mapping {
     /// Nobody may hold, or be handed, a block in the range before this returns. Both numbers are
     /// multiples of [`granule`].
     pub(crate) unsafe fn discard(&self, offset: usize, bytes: usize) {
-        debug_assert!(offset % granule() == 0 && bytes % granule() == 0);
+        debug_assert!(offset.is_multiple_of(granule()) && bytes.is_multiple_of(granule()));
         #[cfg(unix)]
         {
             let advice = memmap2::UncheckedAdvice::DontNeed;
@@ -52,7 +52,7 @@ impl Mapping {
             let _ = unsafe { self.map.unchecked_advise_range(advice, offset, bytes) };
         }
         #[cfg(not(unix))]
-        let _ = (offset, bytes);
+        unreachable!("{offset} and {bytes}: nothing is discarded where `CAN_DISCARD` is not");
     }
 }
 
@@ -72,6 +72,9 @@ impl Mapping {
 }
 
 impl Mapping {
+    /// Whether the system takes back part of a mapping.
+    pub(crate) const CAN_DISCARD: bool = cfg!(unix);
+
     /// How much is mapped for `len` bytes, if that is a number at all.
     pub(crate) fn round_up(len: usize) -> Option<usize> {
         len.max(1).checked_next_multiple_of(granule())

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
+use super::Record;
 use super::bitmap::Bitmap;
 use super::directory::Entry;
 use super::mapping::{Mapping, granule};
-use super::{Note, Record};
 use crate::error::Refused;
-use crate::sync::{Arc, Probe};
+use crate::sync::Arc;
 
 /// The size of every slab.
 #[cfg(not(leasehold_loom))]
@@ -34,9 +34,8 @@ impl Slab {
     pub(super) fn map(block_bytes: usize) -> Result<Self, Refused> {
         let mapping = Mapping::new(BYTES).map_err(|_| Refused::out_of_memory(0, BYTES as u64))?;
         let blocks = BYTES / block_bytes;
-        let record = || Record { note: Note::default(), probe: Probe::default() };
         Ok(Self {
-            records: (0..blocks).map(|_| record()).collect(),
+            records: (0..blocks).map(|_| Record::default()).collect(),
             block_bytes,
             free: Bitmap::full(blocks),
             discarded: Bitmap::empty(blocks),

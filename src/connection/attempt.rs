@@ -192,13 +192,17 @@ impl Connection {
         }
         if let Some(slot) = magazine.take_cached(hold) {
             drop(guard);
-            entry.map(Entry::commit);
+            if let Some(entry) = entry {
+                entry.commit();
+            }
             return Ok(self.granted_slot(class, slot));
         }
         if let Some(block) = ledger.loose_mut().and_then(|loose| loose.take_spare(class)) {
             let granted = grant_loose_block(ledger, class, block, bytes, hold);
             drop(guard);
-            entry.map(Entry::commit);
+            if let Some(entry) = entry {
+                entry.commit();
+            }
             return Ok(granted);
         }
         let Some(block) = errand.take_block(class) else {
@@ -222,7 +226,9 @@ impl Connection {
             None => grant_loose_block(ledger, class, block, bytes, hold),
         };
         drop(guard);
-        entry.map(Entry::commit);
+        if let Some(entry) = entry {
+            entry.commit();
+        }
         Ok(granted)
     }
 
@@ -250,7 +256,9 @@ impl Connection {
         let large = LooseMemory::Large { mapping, note: Box::new(Note::default()) };
         let seat = insert_loose(ledger, LooseLease { memory: large, hold }, bytes as u64);
         drop(guard);
-        entry.map(Entry::commit);
+        if let Some(entry) = entry {
+            entry.commit();
+        }
         Ok(Granted { seat, memory })
     }
 

@@ -2,10 +2,10 @@
 //! streams.
 
 use super::Connection;
-use super::account::{Entry, StreamAccount};
+use super::account::StreamAccount;
 use super::attempt::{Halt, Halted};
 use super::ledger::Phase;
-use crate::error::{BindError, LeaseError, Refused};
+use crate::error::{BindError, LeaseError, Refused, Scope};
 use crate::name::Direction;
 use crate::sync::Arc;
 use crate::usage::Usage;
@@ -100,7 +100,9 @@ impl Connection {
             self.charge(&mut ledger, &Usage::of_memory(bytes), errand)?;
             ledger.reserved += bytes;
             drop(ledger);
-            entry.map(Entry::commit);
+            if let Some(entry) = entry {
+                entry.commit();
+            }
             Ok(())
         });
         reserved.map_err(LeaseError::from)
@@ -151,7 +153,10 @@ impl Connection {
             if ledger.phase != Phase::Open {
                 return Err(Halt::Closed);
             }
-            self.charge(&mut ledger, &one_stream(direction), errand)?;
+            let more = one_stream(direction);
+            let limits = self.shared.tree.limits();
+            limits.stream.check(Scope::Stream, &Usage::default(), &more).map_err(Halt::Refused)?;
+            self.charge(&mut ledger, &more, errand)?;
             *ledger.streams_mut(direction) += 1;
             Ok(ledger.open_account())
         });

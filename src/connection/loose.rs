@@ -126,9 +126,10 @@ impl Loose {
 
     /// Takes out what is still borrowed after the guard is gone.
     pub(super) fn take_forgotten(&mut self) -> Vec<LooseLease> {
-        self.closed
-            .extract_if(.., |_, lease| lease.hold == Hold::Borrowed)
-            .map(|(_, l)| l)
-            .collect()
+        let (forgotten, kept): (BTreeMap<_, _>, _) = std::mem::take(&mut self.closed)
+            .into_iter()
+            .partition(|(_, lease)| lease.hold == Hold::Borrowed);
+        self.closed = kept;
+        forgotten.into_values().collect()
     }
 }

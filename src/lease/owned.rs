@@ -136,8 +136,9 @@ impl fmt::Debug for Pinned<'_> {
 
 /// A lease that is pinned until it drops. Made by [`OwnedLease::into_pinned`].
 ///
-/// If the connection ends before, the block stays charged to the peer and the system, and shows in
-/// reports as an [orphan](crate::Orphan) with the place that leased it.
+/// If the connection ends before, the block stays charged to the peer, the class and the system (if
+/// the connection was never bound to a peer, to class and system alone), and shows in reports as an
+/// [orphan](crate::Orphan) with the place that leased it.
 #[must_use = "a lease that is dropped goes back at once"]
 pub struct PinnedLease(Loan);
 
