@@ -81,7 +81,7 @@ impl ConnectionGuard {
     /// # Errors
     ///
     /// If a limit is in the way, or the connection was closed from outside.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn try_lease(&self, len: usize) -> Result<Lease<'_>, LeaseError> {
         Lease::new(&self.connection, len, Location::caller())
@@ -92,7 +92,7 @@ impl ConnectionGuard {
     /// # Errors
     ///
     /// If a limit is in the way, or the connection was closed from outside.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn try_lease_owned(&self, len: usize) -> Result<OwnedLease, LeaseError> {
         OwnedLease::new(&self.connection, None, len, Location::caller())
@@ -195,7 +195,7 @@ impl ConnectionHandle {
     /// # Errors
     ///
     /// If a limit is in the way, or the connection is closed.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn try_lease_owned(&self, len: usize) -> Result<OwnedLease, LeaseError> {
         OwnedLease::new(&self.connection, None, len, Location::caller())

@@ -48,12 +48,13 @@ fn lease(
     let tick = shared.tick.load(Relaxed);
     if let Some(number) = shared.arena.class_for(len) {
         let class = shared.arena.class(number);
+        let capacity = class.block_bytes();
         let leased = match account {
             None => connection.lease_cached(number, hold),
             Some(account) => connection.lease_cached_on_stream(account, number, hold),
         };
         if let Some((seat, block)) = leased {
-            return Ok((seat, open(class, block, site, tick)));
+            return Ok((seat, open(class, capacity, block, site, tick)));
         }
     }
     lease_slowly(connection, account, len, hold, site)
@@ -72,7 +73,10 @@ fn lease_slowly(
     let shared = connection.shared();
     let tick = shared.tick.load(Relaxed);
     let window = match memory {
-        Memory::Block { class, block } => open(shared.arena.class(class), block, site, tick),
+        Memory::Block { class, block } => {
+            let class = shared.arena.class(class);
+            open(class, class.block_bytes(), block, site, tick)
+        }
         Memory::Large { base, bytes } => {
             connection.note_large(seat, site, tick);
             Window::new(base, bytes, Watch::none())
@@ -83,11 +87,17 @@ fn lease_slowly(
 
 /// A window on a block that was just leased to the caller.
 #[inline(always)]
-fn open(class: &Class, block: u32, site: &'static Location<'static>, tick: u32) -> Window {
+fn open(
+    class: &Class,
+    capacity: usize,
+    block: u32,
+    site: &'static Location<'static>,
+    tick: u32,
+) -> Window {
     // SAFETY: the caller gives the block back only after the window that is made here is gone.
     let (record, base) = unsafe { class.locate(block) };
     record.note().write(site, tick);
-    Window::new(base, class.block_bytes(), Watch::of(&record.probe))
+    Window::new(base, capacity, Watch::of(&record.probe))
 }
 
 /// A lease that no borrow ties to its guard.
@@ -161,6 +171,13 @@ impl Loan {
     fn unpin(&mut self) {
         self.connection().unpin(self.seat);
         self.hold = Hold::Owned;
+    }
+
+    /// An earlier pin was forgotten, never dropped.
+    #[cold]
+    #[inline(never)]
+    fn unpin_forgotten(&mut self) {
+        self.unpin();
     }
 
     /// Turns a borrowed or pinned block into the owner of a `Bytes`, in the smallest block that

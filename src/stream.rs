@@ -51,7 +51,7 @@ impl StreamGuard {
     /// # Errors
     ///
     /// If a limit is in the way, or the connection is closed.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub fn try_lease_owned(&self, len: usize) -> Result<OwnedLease, LeaseError> {
         OwnedLease::new(&self.connection, Some(&self.account), len, Location::caller())

@@ -17,11 +17,13 @@ use crate::sync::unmodelled::{AtomicU32, AtomicU64, Relaxed};
 /// Groups of pages that are given back in one go, between two looks at the lock.
 const DISCARD_BATCH: usize = 256;
 
+/// How many low bits of a handle number the block within its slab: enough for the smallest blocks.
+const INDEX_BITS: u32 = (BYTES / super::MIN_CLASS_BYTES).ilog2();
+const _: () = assert!(CAPACITY << INDEX_BITS <= u32::MAX as usize);
+
 pub(crate) struct Class {
     /// Blocks are this power of two, in bytes.
     block_shift: u32,
-    /// How many low bits of a handle number the block within its slab.
-    block_bits: u32,
     directory: Directory,
     /// Idle bytes given back to the system; written under the lock, read by anyone.
     discarded_bytes: AtomicU64,
@@ -51,7 +53,6 @@ impl Class {
         };
         Self {
             block_shift: block_bytes.trailing_zeros(),
-            block_bits: (BYTES / block_bytes).ilog2(),
             directory: Directory::new(),
             discarded_bytes: AtomicU64::new(0),
             has_retired: AtomicU32::new(0),
@@ -73,7 +74,7 @@ impl Class {
     }
 
     pub(super) fn give(&self, block: Block) {
-        let (number, index) = self.split(block.0);
+        let (number, index) = split(block.0);
         let mut slabs = self.slabs.lock();
         let Some(slab) = slabs.numbered.get_mut(number) else {
             debug_assert!(false, "a block of an unmapped slab was given back");
@@ -118,7 +119,7 @@ impl Class {
     /// its directory entry and its records stay exactly as long as one of its blocks is out.
     #[inline(always)]
     pub(crate) unsafe fn locate(&self, block: u32) -> (&Record, NonNull<u8>) {
-        let (number, index) = self.split(block);
+        let (number, index) = split(block);
         // SAFETY: the block is held, so its slab is in the directory.
         let entry = unsafe { self.directory.entry(number) };
         // SAFETY: the handle was made by `take_from`, so `index` is one of the slab's blocks; its
@@ -127,7 +128,7 @@ impl Class {
     }
 
     pub(super) fn note(&self, block: u32) -> Option<(&'static Location<'static>, u32)> {
-        let (number, index) = self.split(block);
+        let (number, index) = split(block);
         self.slabs.lock().numbered.get(number)?.records().get(index)?.note().read()
     }
 
@@ -184,12 +185,6 @@ impl Class {
         records + self.directory.heap_bytes()
     }
 
-    #[inline(always)]
-    fn split(&self, block: u32) -> (usize, usize) {
-        let index = block & ((1 << self.block_bits) - 1);
-        ((block >> self.block_bits) as usize, index as usize)
-    }
-
     fn take_from(&self, slabs: &mut Slabs) -> Option<Block> {
         let lowest = *slabs.available.first()?;
         let number = lowest.1;
@@ -205,7 +200,7 @@ impl Class {
         if resident > 0 {
             self.discarded_bytes.fetch_sub(resident as u64, Relaxed);
         }
-        Some(Block(number << self.block_bits | index as u32))
+        Some(Block(number << INDEX_BITS | index as u32))
     }
 
     /// Strikes an empty slab. It is unmapped by [`unmap_retired`](Self::unmap_retired).
@@ -239,6 +234,12 @@ impl Class {
             }
         }
     }
+}
+
+/// A handle's slab, and the block's index in it.
+#[inline(always)]
+fn split(block: u32) -> (usize, usize) {
+    ((block >> INDEX_BITS) as usize, (block & ((1 << INDEX_BITS) - 1)) as usize)
 }
 
 impl Slabs {

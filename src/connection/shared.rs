@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     epoch: Duration,
     fragmentation_bytes: Option<u64>,
     /// The highest totals a report has shown.
-    shown: Mutex<Tallies>,
+    shown: CachePadded<Mutex<Tallies>>,
 }
 
 /// The step of the coarse clock, in milliseconds.
@@ -47,12 +47,12 @@ impl Shared {
             stream_memory: AtomicU64::new(limits.stream.memory.max()),
             tree: Tree::new(limits),
             registry: Registry::new(),
-            tallies: CachePadded::new(Mutex::default()),
+            tallies: CachePadded::default(),
             tick: AtomicU32::new(0),
             epoch: clock.now(),
             clock,
             fragmentation_bytes,
-            shown: Mutex::default(),
+            shown: CachePadded::default(),
         }
     }
 
@@ -72,7 +72,11 @@ impl Shared {
     /// Advances the coarse clock.
     pub(crate) fn read_clock(&self) {
         let elapsed = self.clock.now().saturating_sub(self.epoch);
-        self.tick.store((elapsed.as_millis() as u64 / TICK_MS) as u32, Relaxed);
+        let tick = (elapsed.as_millis() as u64 / TICK_MS) as u32;
+        // Every lease reads this line, so it is written only when there is something new.
+        if self.tick.load(Relaxed) != tick {
+            self.tick.store(tick, Relaxed);
+        }
     }
 
     /// Keeps the counters of `totals` from falling below what was shown before.

@@ -40,7 +40,7 @@ pub struct Lease<'g> {
 }
 
 impl<'g> Lease<'g> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(
         connection: &'g Connection,
         len: usize,

@@ -34,7 +34,7 @@ use crate::magazine::Hold;
 pub struct OwnedLease(Loan);
 
 impl OwnedLease {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(
         connection: &Connection,
         account: Option<&StreamAccount>,
@@ -54,11 +54,10 @@ impl OwnedLease {
     /// # Errors
     ///
     /// If the connection is closed.
-    #[inline]
+    #[inline(always)]
     pub fn pin(&mut self) -> Result<Pinned<'_>, Revoked> {
         if self.0.hold == Hold::Pinned {
-            // An earlier pin was forgotten, never dropped.
-            self.0.unpin();
+            self.0.unpin_forgotten();
         }
         if self.0.try_rehold(Hold::Pinned) { Ok(Pinned(&mut self.0)) } else { Err(Revoked) }
     }
