@@ -29,7 +29,7 @@ mod check;
 mod fixture;
 mod threads;
 
-pub use check::{all_back, at_rest};
+pub use check::{all_back, at_rest, ended};
 pub use fixture::{
     BLOCK, Mark, Remains, SLAB_BLOCKS, admit, bytes, cache, governor, governor_with_room, granted,
     lease, room,

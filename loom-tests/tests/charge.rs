@@ -1,0 +1,178 @@
+//! Charges at a limit: all scopes or none, never above a limit, and refused only if a limit would
+//! be exceeded by what others really have.
+//!
+//! Two connections (five preemptions) or three (three preemptions) ask for more than there is room
+//! for, at every level of the tree. Leases are kept until all have answered, so the number that
+//! were granted is exact.
+
+use leasehold::{
+    ConnectionGuard, Direction, Governor, LeaseError, Limits, OwnedLease, Scope, ScopeLimits,
+};
+use loom_tests::{
+    Arc, BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, governor_with_room, granted, model,
+    race, race3, room,
+};
+
+type Answer = (Result<OwnedLease, LeaseError>, ConnectionGuard);
+
+/// A connection that belongs to one peer and one class.
+fn related(governor: &Governor) -> ConnectionGuard {
+    governor.inbound().peer("peer").class("class").try_admit().unwrap()
+}
+
+fn ask(guard: ConnectionGuard) -> Answer {
+    (guard.try_lease_owned(BLOCK), guard)
+}
+
+/// Two connections ask for the last block of a scope that both are in.
+fn last_block(
+    name: &str,
+    scope: Scope,
+    limits: Limits,
+    admit: impl Fn(&Governor) -> ConnectionGuard + Send + Sync + 'static,
+) {
+    model(name, Bounds::TWO_THREADS, move || {
+        let governor = governor(limits.clone());
+        let (one, two) = (admit(&governor), admit(&governor));
+        let (one, two) = race(|| ask(one), move || ask(two));
+        assert!(granted(&one.0, scope) != granted(&two.0, scope), "one fits, and one only");
+        assert_eq!(at_rest(&governor).system.usage.memory, bytes(1));
+        drop((one, two));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn last_block_of_the_system() {
+    let limits = Limits::unlimited().system(room(1));
+    last_block("last_block_of_the_system", Scope::System, limits, related);
+}
+
+#[test]
+fn last_block_of_the_transient_scope() {
+    let limits = Limits::unlimited().transient(room(1));
+    last_block("last_block_of_the_transient_scope", Scope::Transient, limits, admit);
+}
+
+#[test]
+fn last_block_of_a_peer() {
+    let limits = Limits::unlimited().peer(room(1));
+    last_block("last_block_of_a_peer", Scope::Peer, limits, related);
+}
+
+#[test]
+fn last_block_of_a_class() {
+    let limits = Limits::unlimited().class("class", room(1));
+    last_block("last_block_of_a_class", Scope::Class, limits, related);
+}
+
+#[test]
+fn last_block_of_a_connection() {
+    model("last_block_of_a_connection", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited().connection(room(1)));
+        let guard = admit(&governor);
+        let handle = guard.handle();
+        let (one, two) =
+            race(|| guard.try_lease_owned(BLOCK), move || handle.try_lease_owned(BLOCK));
+        assert!(granted(&one, Scope::Connection) != granted(&two, Scope::Connection));
+        drop((one, two, guard));
+        all_back(&governor);
+    });
+}
+
+/// A stream's budget is asked before the connection's, and comes back with its leases.
+#[test]
+fn last_block_of_a_stream() {
+    model("last_block_of_a_stream", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited().stream(room(1)));
+        let guard = admit(&governor);
+        let stream = Arc::new(guard.try_open_stream(Direction::Inbound).unwrap());
+        let same = stream.clone();
+        let (one, two) = race(
+            || stream.try_lease_owned(BLOCK).map(drop),
+            move || same.try_reserve(bytes(1)).map(drop),
+        );
+        // Whoever is refused came while the other held the block.
+        assert!(granted(&one, Scope::Stream) || granted(&two, Scope::Stream));
+        assert_eq!(stream.usage().memory, 0);
+        drop((stream, guard));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn reservation_against_lease() {
+    model("reservation_against_lease", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(1);
+        let (one, two) = (admit(&governor), admit(&governor));
+        let (reserved, leased) = race(|| one.try_reserve(bytes(1)), move || ask(two));
+        assert!(granted(&reserved, Scope::System) != granted(&leased.0, Scope::System));
+        at_rest(&governor);
+        drop((reserved, one, leased));
+        all_back(&governor);
+    });
+}
+
+/// Nobody is refused because of a charge that does not last: what a class refuses was never seen in
+/// the scopes that were asked before it.
+#[test]
+fn refused_charge_is_never_seen() {
+    model("refused_charge_is_never_seen", Bounds::TWO_THREADS, || {
+        let limits = Limits::unlimited().transient(room(1)).class("class", room(0));
+        let governor = governor(limits);
+        let fits = admit(&governor);
+        let never = governor.inbound().class("class").try_admit().unwrap();
+        let (fits, never) = race(|| ask(fits), move || ask(never));
+        assert!(granted(&fits.0, Scope::Transient), "refused by a charge that did not last");
+        assert!(never.0.is_err());
+        drop((fits, never));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn last_connection() {
+    model("last_connection", Bounds::TWO_THREADS, || {
+        let governor =
+            governor(Limits::unlimited().system(ScopeLimits::unlimited().connections(1_u32)));
+        let same = governor.clone();
+        let (one, two) = race(
+            || governor.inbound().peer("one").try_admit(),
+            move || same.outbound().peer("two").try_admit(),
+        );
+        assert!(one.is_ok() != two.is_ok(), "one fits, and one only");
+        assert_eq!(at_rest(&governor).peers.len(), 1);
+        drop((one, two));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn last_stream() {
+    model("last_stream", Bounds::TWO_THREADS, || {
+        let limits = Limits::unlimited().system(ScopeLimits::unlimited().streams(1_u32));
+        let governor = governor(limits);
+        let (one, two) = (admit(&governor), admit(&governor));
+        let (one_stream, two_stream) = race(
+            || one.try_open_stream(Direction::Inbound),
+            move || (two.try_open_stream(Direction::Outbound), two),
+        );
+        assert!(granted(&one_stream, Scope::System) != granted(&two_stream.0, Scope::System));
+        drop((one_stream, one, two_stream));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn two_of_three() {
+    model("two_of_three", Bounds::THREE_THREADS, || {
+        let governor = governor_with_room(2);
+        let [one, two, three] = std::array::from_fn(|_| admit(&governor));
+        let (one, two, three) = race3(|| ask(one), move || ask(two), move || ask(three));
+        let fit = [&one.0, &two.0, &three.0].map(|lease| granted(lease, Scope::System));
+        assert_eq!(fit.into_iter().filter(|fit| *fit).count(), 2);
+        at_rest(&governor);
+        drop((one, two, three));
+        all_back(&governor);
+    });
+}

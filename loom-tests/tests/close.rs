@@ -1,0 +1,457 @@
+//! Both phases of a close against whatever a lease, a reservation or a stream can do meanwhile.
+//!
+//! [`from_outside`]: a handle closes while the guard's owner works; then the guard goes. Two
+//! threads, five preemptions. [`with_the_guard`]: the guard goes while someone works through a
+//! handle, or with what was leased before. Two threads, five preemptions. [`both`]: a handle
+//! closes, the guard goes, and someone works. Three threads, three preemptions.
+//!
+//! When all calls have returned, exactly those blocks are out whose lease is pinned, or that live
+//! on as `Bytes`; when these are dropped too, nothing is.
+
+use std::mem::forget;
+
+use bytes::Bytes;
+use leasehold::{
+    BindError, Closed, ConnectionGuard, ConnectionHandle, Direction, LeaseError, Limits, OwnedLease,
+    PinnedLease,
+};
+use loom_tests::{
+    Arc, BLOCK, Bounds, Mark, Remains, admit, all_back, bytes, cache, ended, governor, lease, model,
+    race, race3,
+};
+
+/// A close by a handle, while `work` is done on a guard that has an idle block; then the guard goes.
+fn from_outside<T: Remains>(
+    name: &str,
+    work: impl Fn(&ConnectionGuard) -> T + Send + Sync + 'static,
+) {
+    model(name, Bounds::TWO_THREADS, move || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        cache(&guard);
+        let handle = guard.handle();
+        let (remains, closed) = race(|| work(&guard), move || handle.close());
+        assert!(closed.is_ok());
+        drop(guard);
+        ended(&governor, remains);
+    });
+}
+
+/// The end of a guard, while `work` is done with what was prepared on it.
+fn with_the_guard<P: Send + 'static, T: Remains + Send + 'static>(
+    name: &str,
+    prepare: impl Fn(&ConnectionGuard) -> P + Send + Sync + 'static,
+    work: impl Fn(P) -> T + Copy + Send + Sync + 'static,
+) {
+    model(name, Bounds::TWO_THREADS, move || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let prepared = prepare(&guard);
+        let ((), remains) = race(|| drop(guard), move || work(prepared));
+        ended(&governor, remains);
+    });
+}
+
+/// Both closes at once, while `work` is done with what was prepared.
+fn both<P: Send + 'static, T: Remains + Send + 'static>(
+    name: &str,
+    prepare: impl Fn(&ConnectionGuard) -> P + Send + Sync + 'static,
+    work: impl Fn(P) -> T + Copy + Send + Sync + 'static,
+) {
+    model(name, Bounds::THREE_THREADS, move || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let handle = guard.handle();
+        let prepared = prepare(&guard);
+        let ((), _, remains) =
+            race3(|| drop(guard), move || handle.close(), move || work(prepared));
+        ended(&governor, remains);
+    });
+}
+
+fn open(guard: &ConnectionGuard) -> Option<leasehold::Lease<'_>> {
+    match guard.try_lease(BLOCK) {
+        Ok(mut lease) => {
+            lease.mark(1);
+            Some(lease)
+        }
+        Err(LeaseError::Closed) => None,
+        Err(other) => panic!("neither leased nor closed: {other}"),
+    }
+}
+
+/// A handle on a connection with an idle block.
+fn handle(guard: &ConnectionGuard) -> ConnectionHandle {
+    cache(guard);
+    guard.handle()
+}
+
+fn owned(guard: &ConnectionGuard) -> OwnedLease {
+    let mut lease = lease(guard);
+    lease.mark(1);
+    lease.into_owned()
+}
+
+fn pinned(guard: &ConnectionGuard) -> PinnedLease {
+    owned(guard).into_pinned().unwrap()
+}
+
+fn frozen(guard: &ConnectionGuard) -> Bytes {
+    pinned(guard).freeze()
+}
+
+fn pin_and_mark(owned: &mut OwnedLease) {
+    if let Ok(mut pin) = owned.pin() {
+        pin.mark(2);
+    }
+}
+
+#[test]
+fn outside_against_borrowed_return() {
+    from_outside("outside_against_borrowed_return", |guard| drop(open(guard)));
+}
+
+#[test]
+fn outside_against_two_borrowed_leases() {
+    from_outside("outside_against_two_borrowed_leases", |guard| {
+        let one = open(guard);
+        drop(open(guard));
+        drop(one);
+    });
+}
+
+#[test]
+fn outside_against_forgotten_borrowed_lease() {
+    from_outside("outside_against_forgotten_borrowed_lease", |guard| forget(open(guard)));
+}
+
+#[test]
+fn outside_against_own() {
+    from_outside("outside_against_own", |guard| {
+        let mut owned = open(guard)?.into_owned();
+        pin_and_mark(&mut owned);
+        Some(owned)
+    });
+}
+
+#[test]
+fn outside_against_own_and_drop() {
+    from_outside("outside_against_own_and_drop", |guard| {
+        drop(open(guard).map(leasehold::Lease::into_owned));
+    });
+}
+
+#[test]
+fn outside_against_into_pinned() {
+    from_outside("outside_against_into_pinned", |guard| {
+        let mut pinned = open(guard)?.into_owned().into_pinned().ok()?;
+        pinned.mark(2);
+        Some(pinned)
+    });
+}
+
+#[test]
+fn outside_against_borrowed_freeze() {
+    from_outside("outside_against_borrowed_freeze", |guard| {
+        let frozen = open(guard)?.freeze();
+        assert_eq!(frozen[..], [1]);
+        Some(frozen)
+    });
+}
+
+#[test]
+fn outside_against_reservation() {
+    from_outside("outside_against_reservation", |guard| {
+        if let Ok(mut reservation) = guard.try_reserve(bytes(1)) {
+            let _ = reservation.resize(bytes(2));
+            let _ = reservation.resize(bytes(1));
+        }
+    });
+}
+
+#[test]
+fn outside_against_stream() {
+    from_outside("outside_against_stream", |guard| {
+        let stream = guard.try_open_stream(Direction::Inbound).ok()?;
+        let mut owned = stream.try_lease_owned(BLOCK).ok()?;
+        pin_and_mark(&mut owned);
+        Some(owned)
+    });
+}
+
+#[test]
+fn outside_against_bind() {
+    from_outside("outside_against_bind", |guard| {
+        let bound = guard.bind_peer("peer");
+        assert!(matches!(bound, Ok(()) | Err(BindError::Closed)));
+    });
+}
+
+#[test]
+fn outside_against_trim() {
+    from_outside("outside_against_trim", |guard| {
+        guard.trim();
+    });
+}
+
+/// One of two closes did it; the other is told that it was done.
+#[test]
+fn outside_against_outside() {
+    model("outside_against_outside", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let _revoked = owned(&guard);
+        let (one, two) = (guard.handle(), guard.handle());
+        let (one, two) = race(move || one.close(), move || two.close());
+        assert!(
+            matches!((one, two), (Ok(_), Err(Closed)) | (Err(Closed), Ok(_))),
+            "one close reclaims, and one only",
+        );
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn drain_against_the_guard() {
+    model("drain_against_the_guard", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let revoked = owned(&guard);
+        let same = governor.clone();
+        let (drained, guards) = race(move || same.drain(|_| true), move || guard.close());
+        let leased_bytes = drained.reclaimed.leased_bytes + guards.leased_bytes;
+        assert_eq!(leased_bytes, bytes(1), "reclaimed once, by either");
+        ended(&governor, revoked);
+    });
+}
+
+#[test]
+fn guard_against_lease_owned() {
+    with_the_guard("guard_against_lease_owned", handle, |handle| {
+        let mut owned = handle.try_lease_owned(BLOCK).ok()?;
+        pin_and_mark(&mut owned);
+        Some(owned)
+    });
+}
+
+#[test]
+fn guard_against_refill() {
+    with_the_guard("guard_against_refill", ConnectionGuard::handle, |handle| {
+        handle.try_lease_owned(BLOCK).ok()?.into_pinned().ok()
+    });
+}
+
+#[test]
+fn guard_against_pin() {
+    with_the_guard("guard_against_pin", owned, |mut owned| {
+        pin_and_mark(&mut owned);
+        pin_and_mark(&mut owned);
+        owned
+    });
+}
+
+#[test]
+fn guard_against_forgotten_pin() {
+    with_the_guard("guard_against_forgotten_pin", owned, |mut owned| {
+        let _ = owned.pin().map(forget);
+        pin_and_mark(&mut owned);
+        drop(owned);
+    });
+}
+
+#[test]
+fn guard_against_into_pinned() {
+    with_the_guard("guard_against_into_pinned", owned, |owned| {
+        let mut pinned = owned.into_pinned().ok()?;
+        pinned.mark(2);
+        Some(pinned)
+    });
+}
+
+#[test]
+fn guard_against_freeze() {
+    with_the_guard("guard_against_freeze", owned, |owned| {
+        let frozen = owned.freeze().ok()?;
+        assert_eq!(frozen[..], [1]);
+        Some(frozen)
+    });
+}
+
+#[test]
+fn guard_against_owned_drop() {
+    with_the_guard("guard_against_owned_drop", owned, drop);
+}
+
+#[test]
+fn guard_against_pinned_drop() {
+    with_the_guard("guard_against_pinned_drop", pinned, |mut pinned| pinned.mark(2));
+}
+
+#[test]
+fn guard_against_pinned_freeze() {
+    with_the_guard("guard_against_pinned_freeze", pinned, |pinned| {
+        let frozen = pinned.freeze();
+        assert_eq!(frozen[..], [1]);
+        frozen
+    });
+}
+
+#[test]
+fn guard_against_bytes_drop() {
+    with_the_guard("guard_against_bytes_drop", frozen, drop);
+}
+
+#[test]
+fn guard_against_reservation() {
+    let reserve = |guard: &ConnectionGuard| guard.try_reserve(bytes(2)).unwrap();
+    with_the_guard("guard_against_reservation", reserve, |mut reservation| {
+        let _ = reservation.resize(bytes(1));
+    });
+}
+
+#[test]
+fn guard_against_reserve() {
+    with_the_guard("guard_against_reserve", ConnectionGuard::handle, |handle| {
+        drop(handle.try_reserve(bytes(1)));
+    });
+}
+
+#[test]
+fn guard_against_stream() {
+    let open = |guard: &ConnectionGuard| {
+        cache(guard);
+        guard.try_open_stream(Direction::Outbound).unwrap()
+    };
+    with_the_guard("guard_against_stream", open, |stream| {
+        let owned = stream.try_lease_owned(BLOCK).ok();
+        stream.close();
+        owned
+    });
+}
+
+#[test]
+fn guard_against_open_stream() {
+    with_the_guard("guard_against_open_stream", ConnectionGuard::handle, |handle| {
+        drop(handle.try_open_stream(Direction::Inbound));
+    });
+}
+
+#[test]
+fn guard_after_forgotten_borrowed_lease() {
+    let forget_one = |guard: &ConnectionGuard| {
+        forget(lease(guard));
+        guard.handle()
+    };
+    with_the_guard("guard_after_forgotten_borrowed_lease", forget_one, |handle| {
+        let _ = handle.close();
+    });
+}
+
+#[test]
+fn guard_against_a_report() {
+    model("guard_against_a_report", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let pinned = pinned(&guard);
+        let same = governor.clone();
+        let ((), snapshot) = race(|| drop(guard), move || same.snapshot());
+        assert_eq!(snapshot.totals.outstanding_bytes, bytes(1), "a lease was missed");
+        ended(&governor, pinned);
+    });
+}
+
+#[test]
+fn both_against_pin() {
+    both("both_against_pin", owned, |mut owned| {
+        pin_and_mark(&mut owned);
+        owned
+    });
+}
+
+#[test]
+fn both_against_owned_drop() {
+    both("both_against_owned_drop", owned, drop);
+}
+
+#[test]
+fn both_against_freeze() {
+    both("both_against_freeze", owned, |owned| owned.freeze().ok());
+}
+
+#[test]
+fn both_against_pinned_drop() {
+    both("both_against_pinned_drop", pinned, drop);
+}
+
+#[test]
+fn both_against_lease_owned() {
+    both("both_against_lease_owned", handle, |handle| {
+        handle.try_lease_owned(BLOCK).ok()?.into_pinned().ok()
+    });
+}
+
+#[test]
+fn both_against_forgotten_lease() {
+    let forget_one = |guard: &ConnectionGuard| {
+        forget(lease(guard));
+        owned(guard)
+    };
+    both("both_against_forgotten_lease", forget_one, drop);
+}
+
+#[test]
+fn both_against_stream() {
+    let open = |guard: &ConnectionGuard| guard.try_open_stream(Direction::Inbound).unwrap();
+    both("both_against_stream", open, |stream| stream.try_lease_owned(BLOCK).ok());
+}
+
+/// The connection's record, and the memory below it, outlive whoever still needs them: here a lease
+/// that nothing else keeps anything for, neither guard, nor handle, nor governor.
+#[test]
+fn last_lease_keeps_the_record() {
+    model("last_lease_keeps_the_record", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let mut pinned = pinned(&guard);
+        drop(governor);
+        race(
+            || drop(guard),
+            move || {
+                pinned.mark(2);
+                drop(pinned);
+            },
+        );
+    });
+}
+
+/// As above, for a lease that is revoked under its holder and dropped when all else is gone.
+#[test]
+fn revoked_lease_keeps_the_record() {
+    model("revoked_lease_keeps_the_record", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let (mut one, two) = (owned(&guard), owned(&guard));
+        drop(governor);
+        race(
+            || drop(guard),
+            move || {
+                pin_and_mark(&mut one);
+                drop((one, two));
+            },
+        );
+    });
+}
+
+/// What a guard shares with other threads through a borrow ends before it does.
+#[test]
+fn scoped_borrows_end_before_the_guard() {
+    model("scoped_borrows_end_before_the_guard", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = Arc::new(admit(&governor));
+        let same = guard.clone();
+        // Whoever is last drops the guard.
+        race(move || drop(open(&guard)), move || drop(open(&same)));
+        all_back(&governor);
+    });
+}

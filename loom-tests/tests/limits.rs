@@ -1,0 +1,81 @@
+//! Changing limits while they are asked: one step for the whole tree.
+//!
+//! Two threads, five preemptions: one changes the limits, and goes on under what it set.
+
+use leasehold::{Direction, Limits, Scope};
+use loom_tests::{
+    BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, granted, model, race, room,
+};
+
+/// Whatever the order, one of the two gets the block that the limit in force allows: no charge is
+/// above it, and none is refused below it.
+fn one_fits(name: &str, before: u64) {
+    model(name, Bounds::TWO_THREADS, move || {
+        let governor = governor(Limits::unlimited().peer(room(before)));
+        let admit = || governor.inbound().peer("peer").try_admit().unwrap();
+        let (one, two) = (admit(), admit());
+        let (one_lease, two) = race(
+            || {
+                governor.set_limits(Limits::unlimited().peer(room(1)));
+                one.try_lease_owned(BLOCK)
+            },
+            move || (two.try_lease_owned(BLOCK), two),
+        );
+        assert!(granted(&one_lease, Scope::Peer) != granted(&two.0, Scope::Peer));
+        drop((one_lease, one, two));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn lower_against_lease() {
+    one_fits("lower_against_lease", 2);
+}
+
+#[test]
+fn raise_against_lease() {
+    one_fits("raise_against_lease", 0);
+}
+
+/// What is above a lowered limit stays, and only falls.
+#[test]
+fn lower_below_use() {
+    model("lower_below_use", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited().system(room(2)));
+        let (one, two) = (admit(&governor), admit(&governor));
+        let held = one.try_reserve(bytes(1)).unwrap();
+        let (refused, two) = race(
+            || {
+                governor.set_limits(Limits::unlimited().system(room(0)));
+                one.try_lease(BLOCK).map(drop)
+            },
+            move || (two.try_lease_owned(BLOCK), two),
+        );
+        assert!(!granted(&refused, Scope::System));
+        let above = at_rest(&governor).system.usage.memory;
+        assert_eq!(above, bytes(1 + u64::from(two.0.is_ok())));
+        drop((held, one, two));
+        all_back(&governor);
+    });
+}
+
+/// Of two changes one comes last, in every scope and in the arena.
+#[test]
+fn two_changes_at_once() {
+    model("two_changes_at_once", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+        let (narrow, wide) = (
+            Limits::unlimited().system(room(1)).stream(room(1)),
+            Limits::unlimited().system(room(8)).stream(room(8)),
+        );
+        let same = governor.clone();
+        race(|| governor.set_limits(narrow), move || same.set_limits(wide));
+        let wide = at_rest(&governor).system.limits == room(8);
+        let fits = stream.try_reserve(bytes(2)).is_ok();
+        assert_eq!(fits, wide, "the stream's limit and the system's are of two different changes");
+        drop((stream, guard));
+        all_back(&governor);
+    });
+}

@@ -1,0 +1,226 @@
+//! One connection's cached blocks: lease, return, refill, trim, flush, and the sweep by a sibling
+//! that needs the room.
+//!
+//! Two threads (five preemptions) or three (three preemptions) share one guard, or work on
+//! connections that have room for one block together. A magazine starts empty or with one idle
+//! block, so that all leases fight for the same slot.
+
+use leasehold::{Limits, Scope};
+use loom_tests::{
+    Arc, BLOCK, Bounds, Mark, admit, all_back, at_rest, bytes, cache, governor, governor_with_room,
+    granted, lease, model, race, race3,
+};
+
+#[test]
+fn leases_of_one_connection() {
+    model("leases_of_one_connection", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = Arc::new(admit(&governor));
+        let same = guard.clone();
+        race(|| lease(&guard).mark(1), move || lease(&same).mark(2));
+        at_rest(&governor);
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// What one user wrote happened before whatever the next one writes to the same block.
+#[test]
+fn returned_block_is_leased_again() {
+    model("returned_block_is_leased_again", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(2);
+        let guard = Arc::new(admit(&governor));
+        cache(&guard);
+        let same = guard.clone();
+        race(
+            || (0..2).for_each(|_| lease(&guard).mark(1)),
+            move || (0..2).for_each(|_| lease(&same).mark(2)),
+        );
+        at_rest(&governor);
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn three_threads_on_one_connection() {
+    model("three_threads_on_one_connection", Bounds::THREE_THREADS, || {
+        let governor = governor_with_room(3);
+        let guard = Arc::new(admit(&governor));
+        cache(&guard);
+        let (second, third) = (guard.clone(), guard.clone());
+        race3(
+            || lease(&guard).mark(1),
+            move || lease(&second).mark(2),
+            move || lease(&third).mark(3),
+        );
+        at_rest(&governor);
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn lease_against_trim() {
+    model("lease_against_trim", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = Arc::new(admit(&governor));
+        cache(&guard);
+        let same = guard.clone();
+        race(|| (0..2).for_each(|_| lease(&guard).mark(1)), move || same.trim());
+        guard.trim();
+        assert_eq!(at_rest(&governor).arena.in_use_bytes, 0, "idle blocks after a trim");
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// A lease may change its kind and its thread on the way.
+#[test]
+fn owned_in_one_thread_dropped_in_another() {
+    model("owned_in_one_thread_dropped_in_another", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = Arc::new(admit(&governor));
+        let mut first = lease(&guard);
+        first.mark(1);
+        let mut first = first.into_owned();
+        let same = guard.clone();
+        race(
+            || {
+                let mut second = lease(&guard).into_owned();
+                second.pin().unwrap().mark(2);
+            },
+            move || {
+                first.pin().unwrap().mark(3);
+                drop(first);
+                lease(&same).mark(4);
+            },
+        );
+        at_rest(&governor);
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// Frozen blocks come back to the cache that they were leased from.
+#[test]
+fn frozen_in_one_thread_dropped_in_another() {
+    model("frozen_in_one_thread_dropped_in_another", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let mut first = lease(&guard);
+        first.mark(1);
+        let frozen = first.freeze();
+        race(
+            || (0..2).for_each(|_| lease(&guard).mark(2)),
+            move || assert_eq!(frozen[..], [1]),
+        );
+        at_rest(&governor);
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// A request is refused for memory that others use, never for memory that lies idle in a cache.
+#[test]
+fn idle_block_makes_room() {
+    model("idle_block_makes_room", Bounds::THREE_THREADS, || {
+        let governor = governor_with_room(1);
+        let [idle, one, two] = std::array::from_fn(|_| admit(&governor));
+        cache(&idle);
+        let (one, two, idle) = race3(
+            || (one.try_lease_owned(BLOCK), one),
+            move || (two.try_lease_owned(BLOCK), two),
+            move || {
+                idle.trim();
+                idle
+            },
+        );
+        let fit = [&one.0, &two.0].map(|lease| granted(lease, Scope::System));
+        assert!(fit[0] != fit[1], "one fits, and one only");
+        drop((idle, one, two));
+        all_back(&governor);
+    });
+}
+
+/// A lease from a cache that a sibling sweeps. Wherever the sweep finds it, what comes back is not
+/// idle again behind the sweep's back: once nothing is out, there is room.
+#[test]
+fn lease_against_a_sweep() {
+    model("lease_against_a_sweep", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(1);
+        let (cached, other) = (admit(&governor), admit(&governor));
+        cache(&cached);
+        let (_, cached) = race(
+            || granted(&other.try_lease(BLOCK).map(|mut lease| lease.mark(1)), Scope::System),
+            move || {
+                let lease = cached.try_lease(BLOCK).map(|mut lease| lease.mark(2));
+                granted(&lease, Scope::System);
+                cached
+            },
+        );
+        for guard in [&other, &cached, &other] {
+            lease(guard).mark(3);
+        }
+        drop((cached, other));
+        all_back(&governor);
+    });
+}
+
+/// As above, with the lease held when the sweep comes, and a third who needs what it gives back.
+#[test]
+fn return_against_two_sweeps() {
+    model("return_against_two_sweeps", Bounds::THREE_THREADS, || {
+        let governor = governor_with_room(1);
+        let [holder, one, two] = std::array::from_fn(|_| admit(&governor));
+        let owned = lease(&holder).into_owned();
+        let (one, two, ()) = race3(
+            || (one.try_lease_owned(BLOCK), one),
+            move || (two.try_lease_owned(BLOCK), two),
+            move || drop(owned),
+        );
+        let fit = [&one.0, &two.0].map(|lease| granted(lease, Scope::System));
+        assert!(!(fit[0] && fit[1]), "both had the only block");
+        drop((one.0, two.0));
+        for guard in [&two.1, &holder, &one.1] {
+            lease(guard).mark(3);
+        }
+        drop((holder, one.1, two.1));
+        all_back(&governor);
+    });
+}
+
+/// A borrowed lease comes back while its connection is tight.
+#[test]
+fn borrowed_return_against_a_sweep() {
+    model("borrowed_return_against_a_sweep", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(1);
+        let (holder, other) = (Arc::new(admit(&governor)), admit(&governor));
+        let same = holder.clone();
+        race(
+            || granted(&other.try_lease(BLOCK).map(|mut lease| lease.mark(1)), Scope::System),
+            move || (0..2).for_each(|_| drop(same.try_lease(BLOCK))),
+        );
+        assert_eq!(at_rest(&governor).totals.outstanding_bytes, 0);
+        assert_eq!(holder.usage().leased_bytes, bytes(0));
+        for guard in [&other, &*holder] {
+            lease(guard).mark(2);
+        }
+        drop((holder, other));
+        all_back(&governor);
+    });
+}
+
+/// An idle block is no reason for a refusal while its connection ends, either.
+#[test]
+fn idle_block_of_a_closing_connection() {
+    model("idle_block_of_a_closing_connection", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(1);
+        let (idle, other) = (admit(&governor), admit(&governor));
+        cache(&idle);
+        let (answer, ()) = race(|| other.try_lease_owned(BLOCK), move || drop(idle));
+        assert!(granted(&answer, Scope::System), "refused by an idle block");
+        drop((answer, other));
+        all_back(&governor);
+    });
+}

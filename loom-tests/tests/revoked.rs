@@ -1,0 +1,73 @@
+//! Waiting for the close: whoever waits is woken, by whichever close.
+//!
+//! Two threads (five preemptions), or three (three preemptions). A lost wake-up is a deadlock, which
+//! loom reports.
+
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use leasehold::{Limits, Revoked};
+use loom_tests::{Bounds, admit, all_back, block_on, governor, model, race, race3};
+
+#[test]
+fn woken_by_a_handle() {
+    model("woken_by_a_handle", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let handle = guard.handle();
+        let ((), closed) = race(|| block_on(guard.revoked()), move || handle.close());
+        assert!(closed.is_ok());
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn woken_by_the_guard() {
+    model("woken_by_the_guard", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let revoked = guard.revoked();
+        race(|| block_on(revoked), move || drop(guard));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn work_ends_with_the_connection() {
+    model("work_ends_with_the_connection", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let handle = guard.handle();
+        let (answer, _) =
+            race(|| block_on(guard.until_revoked(pending::<()>())), move || handle.close());
+        assert_eq!(answer, Err(Revoked));
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// The waker of the last poll counts, and one who no longer waits takes nobody's place.
+#[test]
+fn cancelled_beside_one_who_waits() {
+    model("cancelled_beside_one_who_waits", Bounds::THREE_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let (waits, cancels) = (guard.revoked(), guard.revoked());
+        race3(
+            || drop(guard),
+            move || {
+                let mut waits = pin!(waits);
+                let _ = waits.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                block_on(waits);
+            },
+            move || {
+                let mut cancels = cancels;
+                let _ = pin!(&mut cancels).poll(&mut Context::from_waker(Waker::noop()));
+                drop(cancels);
+            },
+        );
+        all_back(&governor);
+    });
+}

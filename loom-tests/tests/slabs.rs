@@ -1,0 +1,94 @@
+//! Slabs are mapped and unmapped while blocks are handed out and given back.
+//!
+//! A slab has two blocks under loom. Two threads (five preemptions), or three (three preemptions).
+
+use leasehold::{ConnectionGuard, Limits, OwnedLease, Scope};
+use loom_tests::{
+    BLOCK, Bounds, Mark, SLAB_BLOCKS, admit, all_back, at_rest, bytes, governor,
+    governor_with_room, granted, lease, model, race, race3, room,
+};
+
+/// Fills this many slabs.
+fn fill(guard: &ConnectionGuard, slabs: usize) -> Vec<OwnedLease> {
+    (0..slabs * SLAB_BLOCKS).map(|_| lease(guard).into_owned()).collect()
+}
+
+/// Two slabs become empty, so one is unmapped, while another connection leases.
+#[test]
+fn release_against_allocation() {
+    model("release_against_allocation", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let (old, new) = (admit(&governor), admit(&governor));
+        let revoked = fill(&old, 2);
+        let (new, ()) = race(
+            || {
+                let (mut one, mut two) = (lease(&new), lease(&new));
+                one.mark(1);
+                two.mark(2);
+                drop((one, two));
+                new
+            },
+            move || drop(old),
+        );
+        drop((new, revoked));
+        all_back(&governor);
+        let arena = at_rest(&governor).arena;
+        assert_eq!(arena.classes[0].slabs, 1, "one empty slab is kept");
+    });
+}
+
+/// Two slabs become empty by two threads at once.
+#[test]
+fn release_against_release() {
+    model("release_against_release", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let (one, two) = (admit(&governor), admit(&governor));
+        let revoked = [fill(&one, 1), fill(&two, 1)];
+        race(|| drop(one), move || drop(two));
+        drop(revoked);
+        all_back(&governor);
+        let arena = at_rest(&governor).arena;
+        assert_eq!(arena.classes[0].slabs, 1, "one empty slab is kept");
+        assert_eq!(arena.mapped_bytes, bytes(SLAB_BLOCKS as u64));
+    });
+}
+
+/// The arena is never what refuses while there is room: not because two others have just mapped a
+/// slab of which they need one block.
+#[test]
+fn three_grow_at_once() {
+    model("three_grow_at_once", Bounds::THREE_THREADS, || {
+        let governor = governor_with_room(3);
+        let [one, two, three] = std::array::from_fn(|_| admit(&governor));
+        let ask = |guard: ConnectionGuard| (guard.try_lease_owned(BLOCK), guard);
+        let (one, two, three) = race3(|| ask(one), move || ask(two), move || ask(three));
+        for answer in [&one.0, &two.0, &three.0] {
+            assert!(granted(answer, Scope::System), "refused although there is room");
+        }
+        drop((one, two, three));
+        all_back(&governor);
+    });
+}
+
+/// Nor because others hold the last free blocks while they find out that they are refused.
+#[test]
+fn grow_against_refused_requests() {
+    model("grow_against_refused_requests", Bounds::THREE_THREADS, || {
+        let limits = Limits::unlimited().system(room(1)).class("full", room(0));
+        let governor = governor(limits);
+        let full = || governor.inbound().class("full").try_admit().unwrap();
+        let (one, two, fits) = (full(), full(), admit(&governor));
+        // One slab is mapped, and all of it is free: as much as this limit allows.
+        drop(lease(&fits));
+        fits.trim();
+        let (one_is_refused, two, fits) = race3(
+            || one.try_lease_owned(BLOCK).is_err(),
+            move || (two.try_lease_owned(BLOCK).is_err(), two),
+            move || (fits.try_lease_owned(BLOCK), fits),
+        );
+        assert!(granted(&fits.0, Scope::System), "refused although there is room");
+        assert!(one_is_refused && two.0);
+        drop((one, two, fits));
+        all_back(&governor);
+    });
+}
