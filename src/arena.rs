@@ -26,6 +26,7 @@
 //! the same one: 12.5 % of a 512-byte block, 1.6 % of 4 KiB, 0.1 % of 64 KiB.
 
 mod bitmap;
+mod books;
 mod class;
 mod directory;
 mod mapping;
@@ -34,12 +35,11 @@ mod slab;
 use std::panic::Location;
 use std::ptr::NonNull;
 
-use crossbeam_utils::CachePadded;
-
-use crate::error::{ConfigError, Refused, Resource, Scope};
-use crate::limit::Limit;
+use crate::error::{ConfigError, Refused};
+use crate::sync::Probe;
 use crate::sync::unmodelled::{AtomicPtr, AtomicU32, Relaxed};
-use crate::sync::{Mutex, Probe};
+pub(crate) use books::Bounds;
+use books::{Books, Bound};
 pub(crate) use class::Class;
 pub(crate) use mapping::Mapping;
 
@@ -103,28 +103,6 @@ impl Note {
     }
 }
 
-/// How much the arena may map, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bounds {
-    /// Beyond this, empty slabs and idle pages are given up before more is mapped.
-    pub(crate) frugal: u64,
-    /// Beyond this, nothing more is mapped.
-    pub(crate) hard: u64,
-}
-
-impl Bounds {
-    /// A budget of `memory`, one slab for each of `classes`, and a quarter of all that (or what is
-    /// configured) for fragmentation.
-    pub(crate) fn new(memory: Limit, classes: usize, fragmentation: Option<u64>) -> Self {
-        let Limit::Max(memory) = memory else {
-            return Self { frugal: u64::MAX, hard: u64::MAX };
-        };
-        let frugal = memory.saturating_add((classes * slab::BYTES) as u64);
-        let fragmentation = fragmentation.unwrap_or(frugal / 4);
-        Self { frugal, hard: frugal.saturating_add(fragmentation) }
-    }
-}
-
 /// What the arena holds, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -167,20 +145,9 @@ pub(crate) struct Arena {
     classes: Box<[Class]>,
     /// Whether blocks are overwritten with zeroes as they come back.
     zero_on_return: bool,
-    mapped: CachePadded<Mutex<Mapped>>,
-}
-
-#[derive(Clone, Copy)]
-struct Mapped {
-    slab_bytes: u64,
-    large_bytes: u64,
-    bounds: Bounds,
-}
-
-impl Mapped {
-    fn total(&self) -> u64 {
-        self.slab_bytes + self.large_bytes
-    }
+    /// Whether slabs wait to be unmapped: a hint that spares the classes' locks.
+    unsettled: AtomicU32,
+    books: Books,
 }
 
 impl Arena {
@@ -199,12 +166,12 @@ impl Arena {
                 *class = found as u8;
             }
         }
-        let mapped = Mapped { slab_bytes: 0, large_bytes: 0, bounds };
         Ok(Self {
             class_of,
             classes: sizes.iter().map(|&size| Class::new(size)).collect(),
             zero_on_return,
-            mapped: CachePadded::new(Mutex::new(mapped)),
+            unsettled: AtomicU32::new(0),
+            books: Books::new(bounds),
         })
     }
 
@@ -228,7 +195,7 @@ impl Arena {
 
     /// Hands out a block from a slab that is mapped already.
     pub(crate) fn take(&self, class: usize) -> Option<Block> {
-        self.classes[class].take()
+        self.classes[class].take(&self.books, Bound::Frugal)
     }
 
     /// Whether blocks are overwritten with zeroes as they come back.
@@ -244,52 +211,69 @@ impl Arena {
             // SAFETY: the block is still out, in the caller's hands alone, and this many bytes.
             unsafe { class.locate(block.0).1.write_bytes(0, class.block_bytes()) };
         }
-        self.classes[class].give(block);
+        if self.classes[class].give(block, &self.books) {
+            self.unsettled.store(1, Relaxed);
+        }
     }
 
-    /// Maps one more slab and hands out its first block. Call with no lock held.
-    pub(crate) fn grow(&self, class: usize) -> Result<Block, Refused> {
-        let bytes = slab::BYTES as u64;
-        if self.resident_bytes().saturating_add(bytes) > self.bounds().frugal {
-            self.give_up_idle(class);
-            // Somebody may have given a block back meanwhile.
-            if let Some(block) = self.take(class) {
-                return Ok(block);
-            }
+    /// Hands out a block, making room and mapping a slab if need be. Call with no lock held.
+    pub(crate) fn grow(&self, number: usize) -> Result<Block, Refused> {
+        let class = &self.classes[number];
+        if !self.books.admit(slab::BYTES as u64, Bound::Frugal) {
+            self.give_up_idle(number);
         }
-        self.account_slab()?;
-        self.classes[class].grow().inspect_err(|_| self.mapped.lock().slab_bytes -= bytes)
+        if let Some(block) = class.take(&self.books, Bound::Hard) {
+            return Ok(block);
+        }
+        match self.books.map_slab() {
+            Ok(()) => class.grow().inspect_err(|_| self.books.unmap_slabs(slab::BYTES as u64)),
+            // Nothing more may become resident: is there a block that already is?
+            Err(refused) => class.take_resident().ok_or(refused),
+        }
     }
 
     /// Maps a block of its own for a lease larger than every class. Call with no lock held.
     pub(crate) fn map_large(&self, bytes: usize) -> Result<Mapping, Refused> {
-        let mapping = Mapping::new(bytes).map_err(|_| {
-            let mapped = self.mapped.lock().total();
-            Refused::out_of_memory(mapped, bytes as u64)
-        })?;
-        self.mapped.lock().large_bytes += bytes as u64;
-        Ok(mapping)
+        if !self.books.admit(bytes as u64, Bound::Frugal) {
+            self.give_up_idle(usize::MAX);
+        }
+        self.books.map_large(bytes as u64)?;
+        Mapping::new(bytes).map_err(|_| {
+            self.books.unmap_large(bytes as u64);
+            Refused::out_of_memory(self.books.read().mapped(), bytes as u64)
+        })
     }
 
     /// Unmaps a large block. Call with no lock held.
     pub(crate) fn unmap_large(&self, mapping: Mapping) {
-        self.mapped.lock().large_bytes -= mapping.len() as u64;
+        let bytes = mapping.len() as u64;
         drop(mapping);
+        self.books.unmap_large(bytes);
     }
 
     /// Unmaps the slabs that were retired. Call with no lock held, after giving blocks back.
+    #[inline]
     pub(crate) fn settle(&self) {
+        if self.unsettled.load(Relaxed) != 0 {
+            self.unmap_retired();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn unmap_retired(&self) {
+        self.unsettled.store(0, Relaxed);
         for class in &self.classes {
             let unmapped = class.unmap_retired();
             if unmapped > 0 {
-                self.mapped.lock().slab_bytes -= unmapped;
+                self.books.unmap_slabs(unmapped);
             }
         }
     }
 
     /// Changes how much may be mapped. What is mapped already stays.
     pub(crate) fn set_bounds(&self, bounds: Bounds) {
-        self.mapped.lock().bounds = bounds;
+        self.books.set_bounds(bounds);
     }
 
     /// Everything about one size class.
@@ -311,60 +295,31 @@ impl Arena {
     pub(crate) fn report(&self) -> ArenaReport {
         let classes: Vec<_> = self.classes.iter().map(Class::report).collect();
         let bookkeeping = self.classes.iter().map(Class::bookkeeping_bytes).sum::<usize>();
-        let Mapped { slab_bytes, large_bytes, .. } = *self.mapped.lock();
+        let figures = self.books.read();
         let blocks = classes.iter().map(|c| c.blocks_in_use * c.block_bytes).sum::<usize>();
-        let discarded = classes.iter().map(|c| c.discarded_bytes).sum::<usize>();
         ArenaReport {
-            mapped_bytes: slab_bytes + large_bytes,
-            resident_bytes: (slab_bytes + large_bytes).saturating_sub(discarded as u64),
-            in_use_bytes: blocks as u64 + large_bytes,
-            large_bytes,
+            mapped_bytes: figures.mapped(),
+            resident_bytes: figures.resident(),
+            in_use_bytes: blocks as u64 + figures.large,
+            large_bytes: figures.large,
             bookkeeping_bytes: bookkeeping as u64,
             classes,
         }
-    }
-
-    /// Counts one more slab as mapped, if the bounds allow it.
-    fn account_slab(&self) -> Result<(), Refused> {
-        let bytes = slab::BYTES as u64;
-        let discarded = self.discarded_bytes();
-        let mut mapped = self.mapped.lock();
-        let resident = mapped.total().saturating_sub(discarded);
-        if resident.saturating_add(bytes) > mapped.bounds.hard {
-            let limit = Limit::Max(mapped.bounds.hard);
-            return Err(Refused::new(Scope::Arena, Resource::Memory, limit, resident, bytes));
-        }
-        mapped.slab_bytes += bytes;
-        Ok(())
     }
 
     /// Gives up what nobody uses: empty slabs of other classes, then idle pages of all.
     fn give_up_idle(&self, except: usize) {
         for (index, class) in self.classes.iter().enumerate() {
             if index != except {
-                class.retire_empty();
+                class.retire_empty(&self.books);
             }
         }
-        self.settle();
         if Mapping::CAN_DISCARD {
             for class in &self.classes {
-                class.discard_idle();
+                class.discard_idle(&self.books);
             }
-            self.settle();
         }
-    }
-
-    fn resident_bytes(&self) -> u64 {
-        let discarded = self.discarded_bytes();
-        self.mapped.lock().total().saturating_sub(discarded)
-    }
-
-    fn bounds(&self) -> Bounds {
-        self.mapped.lock().bounds
-    }
-
-    fn discarded_bytes(&self) -> u64 {
-        self.classes.iter().map(Class::discarded_bytes).sum()
+        self.unmap_retired();
     }
 }
 

@@ -34,12 +34,10 @@ mod ledger;
 mod loose;
 mod seat;
 mod shared;
+mod wakers;
 
 use std::panic::Location;
 use std::ptr::NonNull;
-use std::task::Waker;
-
-use slab::Slab;
 
 use crate::arena::{MAX_CLASSES, Mapping};
 use crate::error::LeaseError;
@@ -57,6 +55,7 @@ use loose::LooseMemory;
 pub(crate) use seat::Seat;
 use seat::Spot;
 pub(crate) use shared::{Shared, TICK_MS};
+use wakers::Wakers;
 
 /// One connection.
 ///
@@ -70,7 +69,7 @@ pub(crate) struct Connection {
     source: Option<Box<Source>>,
     admitted_tick: u32,
     /// Who waits for the connection to be closed.
-    wakers: Mutex<Option<Box<Slab<Waker>>>>,
+    wakers: Mutex<Option<Box<Wakers>>>,
     shared: Arc<Shared>,
     magazines: [Magazine; MAX_CLASSES],
     ledger: Mutex<Ledger>,
@@ -313,34 +312,6 @@ impl Connection {
         drop(ledger);
         self.shared.arena.settle();
         bytes
-    }
-
-    /// Registers a waker for the close, or says that it has happened.
-    pub(crate) fn poll_closed(&self, key: &mut Option<usize>, waker: &Waker) -> bool {
-        if self.is_closed() {
-            return true;
-        }
-        // Cloned before the lock, and the replaced one dropped after it: both may run any code.
-        let mut new = Some(waker.clone());
-        let mut wakers = self.wakers.lock();
-        let list = wakers.get_or_insert_default();
-        match key.and_then(|key| list.get_mut(key)) {
-            Some(old) => std::mem::swap(old, new.as_mut().expect("just cloned")),
-            None => *key = new.take().map(|waker| list.insert(waker)),
-        }
-        drop(wakers);
-        drop(new);
-        // A close that came before the registration has taken the list already.
-        self.is_closed()
-    }
-
-    /// Forgets a waker.
-    pub(crate) fn forget_waker(&self, key: usize) {
-        let mut wakers = self.wakers.lock();
-        let forgotten = wakers.as_mut().and_then(|list| list.try_remove(key));
-        let list = wakers.take_if(|list| list.is_empty());
-        drop(wakers);
-        drop((forgotten, list));
     }
 
     /// Every scope above the connection, locked.

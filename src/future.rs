@@ -16,7 +16,7 @@ use crate::sync::Arc;
 pub struct Revoked {
     connection: Arc<Connection>,
     /// Under which the waker is registered.
-    waker: Option<usize>,
+    waker: Option<u64>,
 }
 
 impl Revoked {

@@ -58,6 +58,7 @@ fn lease(
         }
     }
     lease_slowly(connection, account, len, hold, site)
+        .inspect_err(|error| connection.count_refusal(error))
 }
 
 #[cold]
@@ -208,8 +209,11 @@ impl Loan {
             return None;
         }
         let site = connection.site_of(self.seat)?;
-        let account = self.account();
-        let mut copy = Loan::new(connection, account, readable.len(), Hold::Detached, site).ok()?;
+        // Not a refusal if there is no room: nobody asked for it.
+        let (account, hold) = (self.account, Hold::Detached);
+        let leased = lease_slowly(connection, self.account(), readable.len(), hold, site);
+        let (seat, window) = leased.ok()?;
+        let mut copy = Loan { connection: self.connection, seat, hold, window, account };
         copy.window.append(readable);
         Some(copy)
     }

@@ -23,8 +23,9 @@
 //!
 //! This file knows neither connections nor memory: a member is whatever the caller lists.
 
+use std::collections::BTreeMap;
+
 use crossbeam_utils::CachePadded;
-use slab::Slab;
 
 use crate::error::{NameTooLong, Reason, Refused, Resource, Scope};
 use crate::keyed::{Keyed, Named};
@@ -58,15 +59,8 @@ pub(crate) struct Level<M> {
     /// How many requests press on this scope right now.
     pressing: u32,
     tight: bool,
-    /// Members that may hold idle memory. Absent while there are none.
-    caching: Option<Box<Caching<M>>>,
-}
-
-/// Members that may hold idle memory.
-struct Caching<M> {
-    members: Slab<M>,
-    /// No key below this one is in use, so that sweeping all of them looks at each once.
-    lowest: usize,
+    /// Members that may hold idle memory, by their ids.
+    caching: BTreeMap<u64, M>,
 }
 
 /// A scope that exists as long as someone holds it, found by its key.
@@ -90,27 +84,9 @@ pub(crate) enum Standing {
     Departed,
 }
 
-/// Where a member stands in the lists of its scopes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Listing {
-    parent: u32,
-    class: u32,
-    system: u32,
-}
-
-impl Listing {
-    const NOWHERE: u32 = u32::MAX;
-    pub(crate) const NONE: Listing =
-        Listing { parent: Self::NOWHERE, class: Self::NOWHERE, system: Self::NOWHERE };
-
-    pub(crate) fn is_listed(self) -> bool {
-        self.system != Self::NOWHERE
-    }
-}
-
 impl<M> Level<M> {
     fn new() -> Self {
-        Self { usage: Usage::default(), pressing: 0, tight: false, caching: None }
+        Self { usage: Usage::default(), pressing: 0, tight: false, caching: BTreeMap::new() }
     }
 
     fn shared() -> Mutex<Self> {
@@ -122,37 +98,21 @@ impl<M> Level<M> {
         self.relax(limits);
     }
 
+    fn unlist(&mut self, id: u64) -> Option<M> {
+        let member = self.caching.remove(&id);
+        if self.caching.is_empty() {
+            // An emptied map keeps its last node.
+            self.caching = BTreeMap::new();
+        }
+        member
+    }
+
     /// Ends tightness once there is room again and nobody presses.
     fn relax(&mut self, limits: &ScopeLimits) {
         if self.tight && self.pressing == 0 {
             let limit = limits.memory.max();
             self.tight = self.usage.memory > limit - limit / 8;
         }
-    }
-
-    fn list(&mut self, member: M) -> u32 {
-        let caching = self.caching.get_or_insert_default();
-        let key = caching.members.insert(member);
-        caching.lowest = caching.lowest.min(key);
-        u32::try_from(key).expect("four billion connections do not fit in memory")
-    }
-
-    fn unlist(&mut self, key: u32) -> Option<M> {
-        let members = &mut self.caching.as_mut()?.members;
-        let member = members.try_remove(key as usize);
-        if members.is_empty() {
-            self.caching = None;
-        } else if members.len() < members.capacity() / 4 && members.len().is_power_of_two() {
-            // Forget the room of a crowd that has left; seldom, since this looks at every key.
-            members.shrink_to_fit();
-        }
-        member
-    }
-}
-
-impl<M> Default for Caching<M> {
-    fn default() -> Self {
-        Self { members: Slab::new(), lowest: 0 }
     }
 }
 
@@ -214,6 +174,11 @@ impl<M: Clone> Tree<M> {
         self.system.lock().level.usage
     }
 
+    /// Some member that may hold idle memory, if there is any.
+    pub(crate) fn first_caching(&self) -> Option<M> {
+        self.system.lock().level.caching.first_key_value().map(|(_, member)| member.clone())
+    }
+
     pub(crate) fn transient_usage(&self) -> Usage {
         self.transient.lock().usage
     }
@@ -241,14 +206,14 @@ impl<M: Clone> Tree<M> {
         }
     }
 
-    /// Moves `usage` from the transient scope to `peer` in one step, unless the peer refuses.
-    /// `listing` moves along.
+    /// Moves `usage` from the transient scope to `peer` in one step, unless the peer refuses. If
+    /// `id` is listed as a member that may cache, that moves along.
     pub(crate) fn bind(
         &self,
         place: &Place<M>,
         peer: &KeyedScope<M>,
         usage: &Usage,
-        listing: &mut Listing,
+        id: u64,
     ) -> Result<(), (Refused, Option<M>)> {
         debug_assert!(place.peer.is_none());
         let mut transient = self.transient.lock();
@@ -260,10 +225,8 @@ impl<M: Clone> Tree<M> {
         }
         target.usage.add(usage);
         transient.sub(usage, &system.limits.transient);
-        if listing.is_listed()
-            && let Some(member) = transient.unlist(listing.parent)
-        {
-            listing.parent = target.list(member);
+        if let Some(member) = transient.unlist(id) {
+            target.caching.insert(id, member);
         }
         Ok(())
     }
@@ -364,33 +327,27 @@ impl<M: Clone> Line<'_, M> {
             || self.system.level.tight
     }
 
-    /// Lists `member` in every scope of the line as one that may hold idle memory.
-    pub(crate) fn list(&mut self, member: &M) -> Listing {
-        Listing {
-            parent: match &mut self.parent {
-                Some(parent) => parent.list(member.clone()),
-                None => Listing::NOWHERE,
-            },
-            class: match &mut self.class {
-                Some((class, _)) => class.list(member.clone()),
-                None => Listing::NOWHERE,
-            },
-            system: self.system.level.list(member.clone()),
+    /// Lists a member in every scope of the line as one that may hold idle memory.
+    pub(crate) fn list(&mut self, id: u64, member: &M) {
+        for level in self.levels() {
+            level.caching.insert(id, member.clone());
         }
     }
 
     /// Takes a member off the lists. What comes back is dropped after the locks.
     #[must_use = "a member may not be dropped under a lock"]
-    pub(crate) fn unlist(&mut self, listing: &mut Listing) -> [Option<M>; 3] {
-        let gone = std::mem::replace(listing, Listing::NONE);
-        if !gone.is_listed() {
-            return [None, None, None];
+    pub(crate) fn unlist(&mut self, id: u64) -> [Option<M>; 3] {
+        let mut unlisted = [None, None, None];
+        for (level, unlisted) in self.levels().zip(&mut unlisted) {
+            *unlisted = level.unlist(id);
         }
-        [
-            self.parent.as_mut().and_then(|parent| parent.unlist(gone.parent)),
-            self.class.as_mut().and_then(|(class, _)| class.unlist(gone.class)),
-            self.system.level.unlist(gone.system),
-        ]
+        unlisted
+    }
+
+    fn levels(&mut self) -> impl Iterator<Item = &mut Level<M>> {
+        let parent = self.parent.as_deref_mut();
+        let class = self.class.as_mut().map(|(class, _)| &mut **class);
+        parent.into_iter().chain(class).chain([&mut self.system.level])
     }
 }
 
@@ -401,9 +358,7 @@ impl<M: Clone> Level<M> {
             return None;
         }
         self.tight = true;
-        let Caching { members, lowest } = &mut **self.caching.as_mut()?;
-        *lowest = (*lowest..members.capacity()).find(|&key| members.contains(key))?;
-        members.get(*lowest).cloned()
+        self.caching.first_key_value().map(|(_, member)| member.clone())
     }
 }
 

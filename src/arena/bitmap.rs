@@ -27,6 +27,20 @@ impl Bitmap {
         Some(word * 64 + self.words[word].trailing_zeros() as usize)
     }
 
+    /// All numbers of the set, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.words.iter().enumerate().flat_map(|(nth, &word)| {
+            let mut rest = word;
+            std::iter::from_fn(move || {
+                let bit = rest.trailing_zeros() as usize;
+                (rest != 0).then(|| {
+                    rest &= rest - 1;
+                    nth * 64 + bit
+                })
+            })
+        })
+    }
+
     pub(super) fn contains(&self, bit: usize) -> bool {
         self.words[bit / 64] >> (bit % 64) & 1 == 1
     }
@@ -77,6 +91,7 @@ mod tests {
                 }
                 assert_eq!(bitmap.len(), model.len());
                 assert_eq!(bitmap.first(), model.first().copied());
+                assert!(bitmap.iter().eq(model.iter().copied()));
                 let first = random.usize(..len);
                 let count = random.usize(..=len - first);
                 let all = (first..first + count).all(|bit| model.contains(&bit));

@@ -1,18 +1,17 @@
 //! One size class: its slabs, and the way to a block's record.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::Location;
 use std::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
-use slab::Slab as Numbered;
 
+use super::books::{Books, Bound};
 use super::directory::{CAPACITY, Directory};
-use super::slab::{BYTES, Slab};
+use super::slab::{BYTES, Discarder, Slab};
 use super::{Block, ClassReport, Record};
 use crate::error::Refused;
 use crate::sync::Mutex;
-use crate::sync::unmodelled::{AtomicU32, AtomicU64, Relaxed};
 
 /// Groups of pages that are given back in one go, between two looks at the lock.
 const DISCARD_BATCH: usize = 256;
@@ -25,16 +24,14 @@ pub(crate) struct Class {
     /// Blocks are this power of two, in bytes.
     block_shift: u32,
     directory: Directory,
-    /// Idle bytes given back to the system; written under the lock, read by anyone.
-    discarded_bytes: AtomicU64,
-    /// Whether anything waits to be unmapped: a hint that spares the lock.
-    has_retired: AtomicU32,
     slabs: CachePadded<Mutex<Slabs>>,
 }
 
 /// The slabs of a class. Their numbers stay inside handles.
 struct Slabs {
-    numbered: Numbered<Slab>,
+    numbered: BTreeMap<u32, Slab>,
+    /// Where the search for an unused number starts.
+    next_number: u32,
     /// Slabs with a free block, lowest address first.
     available: BTreeSet<(usize, u32)>,
     /// How many of those are wholly empty: at most one is kept.
@@ -46,7 +43,8 @@ struct Slabs {
 impl Class {
     pub(super) fn new(block_bytes: usize) -> Self {
         let slabs = Slabs {
-            numbered: Numbered::new(),
+            numbered: BTreeMap::new(),
+            next_number: 0,
             available: BTreeSet::new(),
             empty: 0,
             retired: Vec::new(),
@@ -54,8 +52,6 @@ impl Class {
         Self {
             block_shift: block_bytes.trailing_zeros(),
             directory: Directory::new(),
-            discarded_bytes: AtomicU64::new(0),
-            has_retired: AtomicU32::new(0),
             slabs: CachePadded::new(Mutex::new(slabs)),
         }
     }
@@ -65,50 +61,60 @@ impl Class {
         1 << self.block_shift
     }
 
-    pub(super) fn discarded_bytes(&self) -> u64 {
-        self.discarded_bytes.load(Relaxed)
+    /// Hands out a block of a slab that is mapped. `None` if there is none, or none that is
+    /// resident while `bound` allows no more to become so.
+    pub(super) fn take(&self, books: &Books, bound: Bound) -> Option<Block> {
+        let mut slabs = self.slabs.lock();
+        let (_, number) = *slabs.available.first()?;
+        slabs.take_from(number, |bytes| books.wake(bytes, bound))
     }
 
-    pub(super) fn take(&self) -> Option<Block> {
-        self.take_from(&mut self.slabs.lock())
+    /// Hands out a block that is resident already, from whichever slab.
+    pub(super) fn take_resident(&self) -> Option<Block> {
+        let mut slabs = self.slabs.lock();
+        let mut numbers = slabs.available.iter().map(|(_, number)| *number);
+        let number = numbers.find(|number| slabs.numbered[number].has_resident())?;
+        slabs.take_from(number, |_| false)
     }
 
-    pub(super) fn give(&self, block: Block) {
+    /// Takes a block back. `true`: a slab now waits to be [unmapped](Self::unmap_retired).
+    pub(super) fn give(&self, block: Block, books: &Books) -> bool {
         let (number, index) = split(block.0);
         let mut slabs = self.slabs.lock();
-        let Some(slab) = slabs.numbered.get_mut(number) else {
+        let Some(slab) = slabs.numbered.get_mut(&number) else {
             debug_assert!(false, "a block of an unmapped slab was given back");
-            return;
+            return false;
         };
         let was_full = !slab.has_free();
         let given = slab.give(index);
         debug_assert!(given, "a block was given back twice");
         let (address, is_empty) = (slab.address(), slab.is_empty());
         if was_full {
-            slabs.available.insert((address, number as u32));
+            slabs.available.insert((address, number));
         }
         if is_empty && given {
             slabs.empty += 1;
             if slabs.empty > 1 {
-                self.retire(&mut slabs, number);
+                self.retire(&mut slabs, number, books);
+                return true;
             }
         }
+        false
     }
 
     /// Maps a slab and hands out its first block. Call with no lock held.
     pub(super) fn grow(&self) -> Result<Block, Refused> {
         let slab = Slab::map(self.block_bytes())?;
         let mut slabs = self.slabs.lock();
-        let number = slabs.numbered.vacant_key();
-        if number >= CAPACITY {
+        let Some(number) = slabs.unused_number() else {
             drop(slabs);
             return Err(Refused::out_of_memory((CAPACITY * BYTES) as u64, BYTES as u64));
-        }
-        self.directory.insert(number, slab.entry());
-        slabs.available.insert((slab.address(), number as u32));
+        };
+        self.directory.insert(number as usize, slab.entry());
+        slabs.available.insert((slab.address(), number));
         slabs.empty += 1;
-        slabs.numbered.insert(slab);
-        Ok(self.take_from(&mut slabs).expect("a slab was added under this lock"))
+        slabs.numbered.insert(number, slab);
+        Ok(slabs.take_from(number, |_| true).expect("a slab was added under this lock"))
     }
 
     /// The record of a block, and its first byte.
@@ -121,7 +127,7 @@ impl Class {
     pub(crate) unsafe fn locate(&self, block: u32) -> (&Record, NonNull<u8>) {
         let (number, index) = split(block);
         // SAFETY: the block is held, so its slab is in the directory.
-        let entry = unsafe { self.directory.entry(number) };
+        let entry = unsafe { self.directory.entry(number as usize) };
         // SAFETY: the handle was made by `take_from`, so `index` is one of the slab's blocks; its
         // records and its memory stay while the block is held.
         unsafe { (&*entry.records.add(index), entry.base.add(index << self.block_shift)) }
@@ -129,32 +135,26 @@ impl Class {
 
     pub(super) fn note(&self, block: u32) -> Option<(&'static Location<'static>, u32)> {
         let (number, index) = split(block);
-        self.slabs.lock().numbered.get(number)?.records().get(index)?.note().read()
+        self.slabs.lock().numbered.get(&number)?.records().get(index)?.note().read()
     }
 
     /// Retires every empty slab, even the one that is usually kept.
-    pub(super) fn retire_empty(&self) {
+    pub(super) fn retire_empty(&self, books: &Books) {
         let mut slabs = self.slabs.lock();
         while let Some(number) = slabs.first_empty() {
-            self.retire(&mut slabs, number);
+            self.retire(&mut slabs, number, books);
         }
     }
 
     /// Unmaps what was retired, and answers how many bytes that was. Call with no lock held.
     pub(super) fn unmap_retired(&self) -> u64 {
-        if self.has_retired.load(Relaxed) == 0 {
-            return 0;
-        }
-        let mut slabs = self.slabs.lock();
-        self.has_retired.store(0, Relaxed);
-        let retired = std::mem::take(&mut slabs.retired);
-        drop(slabs);
+        let retired = std::mem::take(&mut self.slabs.lock().retired);
         (retired.len() * BYTES) as u64
     }
 
     /// Gives the idle pages inside partly used slabs back to the system. Call with no lock held.
-    pub(super) fn discard_idle(&self) {
-        let numbers: Vec<usize> = self.slabs.lock().partly_used().collect();
+    pub(super) fn discard_idle(&self, books: &Books) {
+        let numbers: Vec<u32> = self.slabs.lock().partly_used().collect();
         for number in numbers {
             loop {
                 let mut slabs = self.slabs.lock();
@@ -162,7 +162,7 @@ impl Class {
                 drop(slabs);
                 discarder.discard(&groups);
                 drop(discarder);
-                self.put_back(number, &groups);
+                self.put_back(number, &groups, books);
             }
         }
     }
@@ -174,63 +174,41 @@ impl Class {
             block_bytes: self.block_bytes(),
             slabs: count,
             blocks: count * (BYTES / self.block_bytes()),
-            blocks_in_use: slabs.numbered.iter().map(|(_, slab)| slab.blocks_in_use()).sum(),
-            discarded_bytes: slabs.numbered.iter().map(|(_, slab)| slab.discarded_bytes()).sum(),
+            blocks_in_use: slabs.numbered.values().map(Slab::blocks_in_use).sum(),
+            discarded_bytes: slabs.numbered.values().map(Slab::discarded_bytes).sum(),
         }
     }
 
     pub(super) fn bookkeeping_bytes(&self) -> usize {
         let slabs = self.slabs.lock();
-        let records: usize = slabs.numbered.iter().map(|(_, slab)| slab.heap_bytes()).sum();
+        let records: usize = slabs.numbered.values().map(Slab::heap_bytes).sum();
         records + self.directory.heap_bytes()
     }
 
-    fn take_from(&self, slabs: &mut Slabs) -> Option<Block> {
-        let lowest = *slabs.available.first()?;
-        let number = lowest.1;
-        let slab = &mut slabs.numbered[number as usize];
-        let was_empty = slab.is_empty();
-        let (index, resident) = slab.take()?;
-        if !slab.has_free() {
-            slabs.available.remove(&lowest);
-        }
-        if was_empty {
-            slabs.empty -= 1;
-        }
-        if resident > 0 {
-            self.discarded_bytes.fetch_sub(resident as u64, Relaxed);
-        }
-        Some(Block(number << INDEX_BITS | index as u32))
-    }
-
     /// Strikes an empty slab. It is unmapped by [`unmap_retired`](Self::unmap_retired).
-    fn retire(&self, slabs: &mut Slabs, number: usize) {
-        self.directory.remove(number);
-        let slab = slabs.numbered.remove(number);
-        slabs.available.remove(&(slab.address(), number as u32));
+    fn retire(&self, slabs: &mut Slabs, number: u32, books: &Books) {
+        self.directory.remove(number as usize);
+        let slab = slabs.numbered.remove(&number).expect("an empty slab is there to be struck");
+        slabs.available.remove(&(slab.address(), number));
         slabs.empty -= 1;
-        self.discarded_bytes.fetch_sub(slab.discarded_bytes() as u64, Relaxed);
-        if slabs.numbered.len() < slabs.numbered.capacity() / 4 {
-            slabs.numbered.shrink_to_fit();
-        }
+        books.forget_discarded(slab.discarded_bytes() as u64);
         slabs.retired.push(slab);
-        self.has_retired.store(1, Relaxed);
     }
 
-    fn put_back(&self, number: usize, groups: &[usize]) {
+    fn put_back(&self, number: u32, groups: &[usize], books: &Books) {
         let mut slabs = self.slabs.lock();
-        let slab = &mut slabs.numbered[number];
+        // It is not empty while groups of it are set aside, so nobody retired it.
+        let Some(slab) = slabs.numbered.get_mut(&number) else { return };
         let was_full = !slab.has_free();
-        let bytes = slab.release_idle(groups);
+        books.discard(slab.release_idle(groups) as u64);
         let (address, is_empty) = (slab.address(), slab.is_empty());
-        self.discarded_bytes.fetch_add(bytes as u64, Relaxed);
         if was_full {
-            slabs.available.insert((address, number as u32));
+            slabs.available.insert((address, number));
         }
         if is_empty {
             slabs.empty += 1;
             if slabs.empty > 1 {
-                self.retire(&mut slabs, number);
+                self.retire(&mut slabs, number, books);
             }
         }
     }
@@ -238,36 +216,66 @@ impl Class {
 
 /// A handle's slab, and the block's index in it.
 #[inline(always)]
-fn split(block: u32) -> (usize, usize) {
-    ((block >> INDEX_BITS) as usize, (block & ((1 << INDEX_BITS) - 1)) as usize)
+fn split(block: u32) -> (u32, usize) {
+    (block >> INDEX_BITS, (block & ((1 << INDEX_BITS) - 1)) as usize)
 }
 
 impl Slabs {
-    fn first_empty(&self) -> Option<usize> {
+    /// Hands out a block of a slab with a free one. `wake` is asked before one is taken whose pages
+    /// would become resident again.
+    fn take_from(&mut self, number: u32, wake: impl FnOnce(u64) -> bool) -> Option<Block> {
+        let slab = self.numbered.get_mut(&number)?;
+        let was_empty = slab.is_empty();
+        let index = slab.take(wake)?;
+        if !slab.has_free() {
+            self.available.remove(&(slab.address(), number));
+        }
+        if was_empty {
+            self.empty -= 1;
+        }
+        Some(Block(number << INDEX_BITS | index as u32))
+    }
+
+    /// A number that no slab has. They are used in turn, so that nothing has to remember which
+    /// are free.
+    fn unused_number(&mut self) -> Option<u32> {
+        if self.numbered.len() == CAPACITY {
+            return None;
+        }
+        loop {
+            let number = self.next_number;
+            self.next_number = (number + 1) % CAPACITY as u32;
+            if !self.numbered.contains_key(&number) {
+                return Some(number);
+            }
+        }
+    }
+
+    fn first_empty(&self) -> Option<u32> {
         if self.empty == 0 {
             return None;
         }
-        let mut numbers = self.available.iter().map(|(_, number)| *number as usize);
-        numbers.find(|&number| self.numbered[number].is_empty())
+        let mut numbers = self.available.iter().map(|(_, number)| *number);
+        numbers.find(|number| self.numbered[number].is_empty())
     }
 
-    fn partly_used(&self) -> impl Iterator<Item = usize> {
+    fn partly_used(&self) -> impl Iterator<Item = u32> {
         self.available
             .iter()
-            .map(|(_, number)| *number as usize)
-            .filter(|&number| !self.numbered[number].is_empty())
+            .map(|(_, number)| *number)
+            .filter(|number| !self.numbered[number].is_empty())
     }
 
     /// Sets idle blocks of a partly used slab aside, so that their pages can be given back.
-    fn set_aside(&mut self, number: usize) -> Option<(Vec<usize>, super::slab::Discarder)> {
-        let slab = self.numbered.get_mut(number).filter(|slab| !slab.is_empty())?;
+    fn set_aside(&mut self, number: u32) -> Option<(Vec<usize>, Discarder)> {
+        let slab = self.numbered.get_mut(&number).filter(|slab| !slab.is_empty())?;
         let groups = slab.claim_idle(DISCARD_BATCH);
         if groups.is_empty() {
             return None;
         }
         let discarder = slab.discarder();
         if !slab.has_free() {
-            let entry = (slab.address(), number as u32);
+            let entry = (slab.address(), number);
             self.available.remove(&entry);
         }
         Some((groups, discarder))

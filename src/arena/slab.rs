@@ -27,6 +27,8 @@ pub(super) struct Slab {
     discarded: Bitmap,
     /// Free blocks that are set aside while their pages are given back.
     claimed: usize,
+    /// Whether a block came back since idle pages were last looked for.
+    has_news: bool,
 }
 
 impl Slab {
@@ -40,6 +42,7 @@ impl Slab {
             free: Bitmap::full(blocks),
             discarded: Bitmap::empty(blocks),
             claimed: 0,
+            has_news: false,
             mapping: Arc::new(mapping),
         })
     }
@@ -73,17 +76,36 @@ impl Slab {
         self.discarded.len() * self.group_blocks() * self.block_bytes
     }
 
-    /// Hands out the lowest free block, and says how many discarded bytes become resident.
-    pub(super) fn take(&mut self) -> Option<(usize, usize)> {
-        let block = self.free.first()?;
+    /// Whether a free block has its pages.
+    pub(super) fn has_resident(&self) -> bool {
+        self.first_resident().is_some()
+    }
+
+    /// Hands out the lowest free block that is resident; or else, if `wake` allows it, one whose
+    /// pages then become so.
+    pub(super) fn take(&mut self, wake: impl FnOnce(u64) -> bool) -> Option<usize> {
+        let block = match self.first_resident() {
+            Some(block) => block,
+            None => {
+                let block = self.free.first()?;
+                if !wake((self.group_blocks() * self.block_bytes) as u64) {
+                    return None;
+                }
+                self.discarded.remove(block / self.group_blocks());
+                block
+            }
+        };
         self.free.remove(block);
         self.records[block].probe.issue();
-        let group = block / self.group_blocks();
-        if !self.discarded.contains(group) {
-            return Some((block, 0));
+        Some(block)
+    }
+
+    fn first_resident(&self) -> Option<usize> {
+        if self.discarded.len() == 0 {
+            return self.free.first();
         }
-        self.discarded.remove(group);
-        Some((block, self.group_blocks() * self.block_bytes))
+        let group = self.group_blocks();
+        self.free.iter().find(|block| !self.discarded.contains(block / group))
     }
 
     /// Takes a block back. `false`: it was not out.
@@ -93,16 +115,21 @@ impl Slab {
         }
         self.records[block].probe.retire();
         self.free.insert(block);
+        self.has_news = true;
         true
     }
 
     /// Sets aside up to `most` groups of free blocks whose pages can be given back.
     pub(super) fn claim_idle(&mut self, most: usize) -> Vec<usize> {
+        if !self.has_news {
+            return Vec::new();
+        }
         let size = self.group_blocks();
         let idle = (0..self.records.len() / size).filter(|&group| {
             !self.discarded.contains(group) && self.free.contains_all(group * size, size)
         });
         let groups: Vec<_> = idle.take(most).collect();
+        self.has_news = groups.len() == most;
         for block in groups.iter().flat_map(|&group| group * size..(group + 1) * size) {
             self.free.remove(block);
             self.claimed += 1;

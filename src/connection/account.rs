@@ -55,10 +55,9 @@ impl StreamAccount {
     }
 
     /// As [`try_enter`](Self::try_enter), with the numbers if not.
-    pub(super) fn enter(&self, bytes: u64, limit: u64) -> Result<Entry<'_>, Refused> {
+    pub(super) fn enter(&self, bytes: u64, limit: Limit) -> Result<Entry<'_>, Refused> {
         let entrance = self.entrance.lock();
         let in_use = self.in_use_at_entrance();
-        let limit = if limit == u64::MAX { Limit::Unlimited } else { Limit::Max(limit) };
         if limit.admits(in_use, bytes) {
             return Ok(Entry { account: self, bytes, _entrance: entrance });
         }

@@ -10,8 +10,8 @@ use super::ledger::{Ledger, Phase};
 use super::loose::{Loose, LooseLease, LooseMemory};
 use super::shared::Shared;
 use super::{Connection, Granted, Memory, Seat};
-use crate::arena::{Block, Mapping, Note};
-use crate::error::{LeaseError, Refused, Resource, Scope};
+use crate::arena::{Arena, Block, Mapping, Note};
+use crate::error::{LeaseError, Reason, Refused, Resource, Scope};
 use crate::magazine::{Hold, Tight, Word};
 use crate::scope::{KeyedScope, Place, Pressure};
 use crate::sync::Arc;
@@ -87,12 +87,11 @@ impl<'a> Errand<'a> {
             Halt::Refused(refused) => return Err(Halted::Refused(refused)),
             Halt::Closed => return Err(Halted::Closed),
             Halt::Grow(class) => {
-                let block = self.shared.arena.grow(class).map_err(Halted::Refused)?;
+                let block = self.ask_arena(|arena| arena.grow(class))?;
                 self.block = Some((class, block));
             }
             Halt::MapLarge(bytes) => {
-                let mapping = self.shared.arena.map_large(bytes).map_err(Halted::Refused)?;
-                self.mapping = Some(mapping);
+                self.mapping = Some(self.ask_arena(|arena| arena.map_large(bytes))?);
             }
             Halt::Press(scope, keyed) => {
                 let pressure = self.shared.tree.press(scope, keyed);
@@ -106,6 +105,23 @@ impl<'a> Errand<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Asks the arena for memory. Before it refuses because too much is resident, the idle blocks
+    /// of all connections go back to it, since those may be what keeps pages from being given up.
+    fn ask_arena<T>(&self, ask: impl Fn(&Arena) -> Result<T, Refused>) -> Result<T, Halted> {
+        let Shared { arena, tree, .. } = self.shared;
+        let refused = match ask(arena) {
+            Err(refused) if refused.reason() == Reason::Limit => refused,
+            answer => return answer.map_err(Halted::Refused),
+        };
+        let _pressure = tree.press(Scope::System, None);
+        let mut swept = false;
+        while let Some(member) = tree.first_caching() {
+            member.sweep();
+            swept = true;
+        }
+        if swept { ask(arena).map_err(Halted::Refused) } else { Err(Halted::Refused(refused)) }
     }
 
     fn take_block(&mut self, class: usize) -> Option<Block> {
@@ -139,21 +155,33 @@ impl Connection {
     ) -> Result<T, Halted> {
         let mut errand = Errand::new(&self.shared);
         loop {
-            let halt = match attempt(&mut errand) {
+            match attempt(&mut errand) {
                 Ok(granted) => return Ok(granted),
-                Err(halt) => halt,
-            };
-            if let Err(halted) = errand.run(halt) {
-                drop(errand);
-                if let Halted::Refused(refused) = &halted {
-                    self.shared.tree.count_refusal(refused);
-                }
-                return Err(halted);
+                Err(halt) => errand.run(halt)?,
             }
         }
     }
 
-    /// Leases what the magazine alone could not.
+    /// As [`run`](Self::run), and counts a refusal.
+    pub(super) fn run_counted<'a, T>(
+        &'a self,
+        attempt: impl FnMut(&mut Errand<'a>) -> Result<T, Halt>,
+    ) -> Result<T, Halted> {
+        self.run(attempt).inspect_err(|halted| {
+            if let Halted::Refused(refused) = halted {
+                self.shared.tree.count_refusal(refused);
+            }
+        })
+    }
+
+    /// Counts a refusal that reaches the caller.
+    pub(crate) fn count_refusal(&self, error: &LeaseError) {
+        if let Some(refused) = error.refused() {
+            self.shared.tree.count_refusal(refused);
+        }
+    }
+
+    /// Leases what the magazine alone could not. A refusal is not [counted](Self::count_refusal).
     #[cold]
     #[inline(never)]
     pub(crate) fn lease_slowly(
@@ -162,7 +190,13 @@ impl Connection {
         hold: Hold,
         account: Option<&StreamAccount>,
     ) -> Result<Granted, LeaseError> {
-        let granted = match self.shared.arena.class_for(len) {
+        let class = self.shared.arena.class_for(len);
+        if let (Some(class), None) = (class, account)
+            && let Some(granted) = self.lease_spare(class, hold)
+        {
+            return Ok(granted);
+        }
+        let granted = match class {
             Some(class) => self.run(|errand| self.attempt_block(class, hold, account, errand)),
             None => {
                 let bytes = Mapping::round_up(len).unwrap_or(usize::MAX);
@@ -170,6 +204,17 @@ impl Connection {
             }
         };
         granted.map_err(LeaseError::from)
+    }
+
+    /// Leases an idle block beyond the magazine's, if there is one: the connection's mutex, and
+    /// nothing else.
+    fn lease_spare(&self, class: usize, hold: Hold) -> Option<Granted> {
+        let mut ledger = self.ledger.lock();
+        if ledger.phase != Phase::Open || !self.magazines[class].word().cached().is_empty() {
+            return None;
+        }
+        let block = ledger.loose_mut()?.take_spare(class)?;
+        Some(grant_loose_block(&mut ledger, class, block, self.block_bytes(class), hold))
     }
 
     fn attempt_block<'a>(
@@ -275,8 +320,9 @@ impl Connection {
         account: Option<&'a StreamAccount>,
         bytes: u64,
     ) -> Result<Option<Entry<'a>>, Halt> {
-        let limit = self.shared.stream_memory();
-        account.map(|account| account.enter(bytes, limit)).transpose().map_err(Halt::Refused)
+        let Some(account) = account else { return Ok(None) };
+        let limit = self.shared.tree.limits().stream.memory;
+        account.enter(bytes, limit).map(Some).map_err(Halt::Refused)
     }
 
     /// Charges `more` to the connection and every scope above it, or to nothing.
@@ -315,10 +361,11 @@ impl Connection {
                 }
                 if weigh == Weigh::ChargeBlock
                     && !tight
-                    && !ledger.listing.is_listed()
+                    && !ledger.listed
                     && let Some(me) = &ledger.keep
                 {
-                    ledger.listing = line.list(me);
+                    line.list(self.id, me);
+                    ledger.listed = true;
                 }
                 return Ok(tight);
             };
@@ -367,8 +414,12 @@ impl Connection {
         // be idle memory behind it.
         let mut line = self.line(&ledger.place, ledger.phase);
         line.credit(&Usage::of_memory(bytes));
-        let unlisted =
-            if may_cache { [None, None, None] } else { line.unlist(&mut ledger.listing) };
+        let unlisted = if ledger.listed && !may_cache {
+            ledger.listed = false;
+            line.unlist(self.id)
+        } else {
+            [None, None, None]
+        };
         drop(line);
         // Not the last share of this record: its caller has one.
         drop(unlisted);

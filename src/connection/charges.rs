@@ -13,7 +13,7 @@ use crate::usage::Usage;
 impl Connection {
     /// Charges the connection itself and enters it in the registry; or charges nothing.
     pub(crate) fn admit(this: &Arc<Self>, weight_bytes: u64) -> Result<(), Refused> {
-        let admitted = this.run(|errand| {
+        let admitted = this.run_counted(|errand| {
             let mut ledger = this.ledger.lock();
             let more = Usage { memory: weight_bytes, ..ledger.counts() };
             this.charge(&mut ledger, &more, errand)?;
@@ -48,7 +48,7 @@ impl Connection {
     /// Moves everything the connection has from the transient scope to a peer's.
     pub(crate) fn bind(&self, key: &[u8]) -> Result<(), BindError> {
         let peer = self.shared.tree.peer(key)?;
-        let bound = self.run(|errand| {
+        let bound = self.run_counted(|errand| {
             let mut guard = self.ledger.lock();
             let ledger = &mut *guard;
             if ledger.phase != Phase::Open {
@@ -60,7 +60,7 @@ impl Connection {
             loop {
                 let usage = ledger.usage();
                 let tree = &self.shared.tree;
-                match tree.bind(&ledger.place, &peer, &usage, &mut ledger.listing) {
+                match tree.bind(&ledger.place, &peer, &usage, self.id) {
                     Ok(()) => break,
                     Err(_) if self.flush(ledger) > 0 => {}
                     Err((refused, victim)) => {
@@ -91,7 +91,7 @@ impl Connection {
         account: Option<&StreamAccount>,
         bytes: u64,
     ) -> Result<(), LeaseError> {
-        let reserved = self.run(|errand| {
+        let reserved = self.run_counted(|errand| {
             let entry = self.enter(account, bytes)?;
             let mut ledger = self.ledger.lock();
             if ledger.phase != Phase::Open {
@@ -148,7 +148,7 @@ impl Connection {
         &self,
         direction: Direction,
     ) -> Result<Arc<StreamAccount>, LeaseError> {
-        let opened = self.run(|errand| {
+        let opened = self.run_counted(|errand| {
             let mut ledger = self.ledger.lock();
             if ledger.phase != Phase::Open {
                 return Err(Halt::Closed);

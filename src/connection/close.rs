@@ -5,6 +5,7 @@ use super::ledger::{Ledger, Phase};
 use super::loose::{Loose, LooseLease, LooseMemory};
 use super::seat::{Seat, Spot};
 use crate::arena::{Block, Mapping};
+use crate::magazine::Hold;
 use crate::report::Reclaimed;
 use crate::scope::KeyedScope;
 use crate::sync::{Arc, MutexGuard};
@@ -83,14 +84,17 @@ impl Connection {
             reclaimed.cached_bytes += self.block_bytes(class);
         }
         ledger.stragglers += ledger.loose().map_or(0, Loose::len) as u32;
-        let revoked = ledger.loose_mut().map(Loose::close).unwrap_or_default();
+        let revoked =
+            ledger.loose_mut().map(|loose| loose.take_held(Hold::Owned)).unwrap_or_default();
         reclaimed.leased_bytes += self.give_loose(ledger, revoked, aftermath);
         reclaimed.reserved_bytes = std::mem::take(&mut ledger.reserved);
         let bytes = reclaimed.cached_bytes + reclaimed.leased_bytes + reclaimed.reserved_bytes;
         ledger.memory -= bytes;
         let mut line = self.line(&ledger.place, ledger.phase);
         line.credit(&Usage::of_memory(bytes));
-        aftermath.unlisted = line.unlist(&mut ledger.listing);
+        if std::mem::take(&mut ledger.listed) {
+            aftermath.unlisted = line.unlist(self.id);
+        }
     }
 
     /// Phase two: what was borrowed and forgotten, and what the guard itself counted for.
@@ -108,7 +112,8 @@ impl Connection {
                 ledger.stragglers -= 1;
             }
         }
-        let forgotten = ledger.loose_mut().map(Loose::take_forgotten).unwrap_or_default();
+        let forgotten =
+            ledger.loose_mut().map(|loose| loose.take_held(Hold::Borrowed)).unwrap_or_default();
         ledger.stragglers -= forgotten.len() as u32;
         bytes += self.give_loose(ledger, forgotten, aftermath);
         reclaimed.leased_bytes += bytes;
@@ -133,9 +138,11 @@ impl Connection {
     #[cold]
     #[inline(never)]
     pub(super) fn put_slowly(&self, seat: Seat) -> Option<Arc<Connection>> {
-        let ledger = self.ledger.lock();
+        let mut ledger = self.ledger.lock();
         let alive = ledger.keep.clone();
-        self.put_locked(ledger, seat);
+        if !self.put_spare(&mut ledger, seat) {
+            self.put_locked(ledger, seat);
+        }
         alive
     }
 
@@ -143,7 +150,17 @@ impl Connection {
     #[cold]
     #[inline(never)]
     pub(super) fn put_loose_borrowed(&self, seat: Seat) {
-        self.put_locked(self.ledger.lock(), seat);
+        let mut ledger = self.ledger.lock();
+        if !self.put_spare(&mut ledger, seat) {
+            self.put_locked(ledger, seat);
+        }
+    }
+
+    /// Keeps the block of a loose lease for the next one, if the connection may cache.
+    fn put_spare(&self, ledger: &mut Ledger, seat: Seat) -> bool {
+        let may_cache = ledger.phase == Phase::Open && ledger.listed;
+        let (Spot::Loose { key }, true) = (seat.spot(), may_cache) else { return false };
+        ledger.loose_mut().is_some_and(|loose| loose.keep_spare(key, &self.shared.arena))
     }
 
     fn put_locked(&self, mut guard: MutexGuard<'_, Ledger>, seat: Seat) {
@@ -183,18 +200,11 @@ impl Connection {
                 self.block_bytes(class)
             }
             Spot::Loose { key } => {
-                let may_keep = ledger.phase == Phase::Open && ledger.listing.is_listed();
                 let Some(loose) = ledger.loose_mut() else { return };
                 let Some(lease) = loose.remove(key) else { return };
                 let bytes = lease.bytes(&self.shared.arena);
                 loose.returned_bytes += bytes;
-                match lease.memory {
-                    LooseMemory::Block { class, block } if may_keep => {
-                        let Some(block) = loose.keep_spare(class, block) else { return };
-                        self.shared.arena.give(class, block);
-                    }
-                    memory => self.give(memory, unmap),
-                }
+                self.give(lease.memory, unmap);
                 bytes
             }
         };
@@ -241,13 +251,6 @@ impl Connection {
         }
         if let Some(class) = class {
             self.shared.tree.release_class(class);
-        }
-    }
-
-    fn wake_all(&self) {
-        let wakers = self.wakers.lock().take();
-        for (_, waker) in wakers.into_iter().flat_map(|wakers| wakers.into_iter()) {
-            waker.wake();
         }
     }
 

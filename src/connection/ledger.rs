@@ -1,12 +1,13 @@
 //! What a connection is charged for. Guarded by the connection's mutex.
 
-use slab::Slab;
+use std::collections::BTreeMap;
 
 use super::Connection;
 use super::account::StreamAccount;
 use super::loose::{Loose, LooseLease};
+use super::seat::Seat;
 use crate::name::Direction;
-use crate::scope::{Listing, Place};
+use crate::scope::Place;
 use crate::sync::Arc;
 use crate::usage::Usage;
 
@@ -29,7 +30,8 @@ pub(super) struct Ledger {
     pub(super) streams_outbound: u32,
     /// Leases that were out when the connection closed and have not dropped since.
     pub(super) stragglers: u32,
-    pub(super) listing: Listing,
+    /// Whether the scopes above list it as one that may hold idle memory.
+    pub(super) listed: bool,
     /// All bytes charged to the scopes above: blocks and reservations.
     pub(super) memory: u64,
     pub(super) reserved: u64,
@@ -46,7 +48,8 @@ struct Tables {
     /// Leases that the magazines have no place for.
     loose: Loose,
     /// The accounts of streams, until they are closed and drained.
-    accounts: Slab<Arc<StreamAccount>>,
+    accounts: BTreeMap<u32, Arc<StreamAccount>>,
+    next_account: u32,
 }
 
 impl Ledger {
@@ -59,7 +62,7 @@ impl Ledger {
             streams_inbound: 0,
             streams_outbound: 0,
             stragglers: 0,
-            listing: Listing::NONE,
+            listed: false,
             memory: 0,
             reserved: 0,
             place,
@@ -116,22 +119,20 @@ impl Ledger {
     }
 
     pub(super) fn open_account(&mut self) -> Arc<StreamAccount> {
-        let entry = self.tables.get_or_insert_default().accounts.vacant_entry();
-        let account = Arc::new(StreamAccount::new(entry.key() as u32));
-        entry.insert(account.clone());
+        let Tables { accounts, next_account, .. } = &mut **self.tables.get_or_insert_default();
+        let key = unused_key(accounts, next_account);
+        let account = Arc::new(StreamAccount::new(key));
+        accounts.insert(key, account.clone());
         account
     }
 
     /// Takes out the account under `key`, if it is closed and drained.
     pub(super) fn reap_account(&mut self, key: u32) -> Option<Arc<StreamAccount>> {
         let accounts = &mut self.tables.as_mut()?.accounts;
-        if !accounts.get(key as usize)?.is_drained() {
+        if !accounts.get(&key)?.is_drained() {
             return None;
         }
-        let reaped = accounts.try_remove(key as usize);
-        if accounts.len() < accounts.capacity() / 4 && accounts.len().is_power_of_two() {
-            accounts.shrink_to_fit();
-        }
+        let reaped = accounts.remove(&key);
         self.drop_empty_tables();
         reaped
     }
@@ -139,7 +140,7 @@ impl Ledger {
     /// Forgets all accounts, when no lease is left that could point to one.
     pub(super) fn forget_accounts(&mut self) {
         if let Some(tables) = &mut self.tables {
-            tables.accounts = Slab::new();
+            tables.accounts.clear();
         }
         self.drop_empty_tables();
     }
@@ -147,5 +148,17 @@ impl Ledger {
     /// Gives the tables' memory back if there is nothing in them.
     pub(super) fn drop_empty_tables(&mut self) {
         self.tables.take_if(|tables| tables.accounts.is_empty() && tables.loose.is_empty());
+    }
+}
+
+/// A key that is not in use. Keys are used in turn, so that nothing has to remember which are free,
+/// and one comes back after two billion others.
+pub(super) fn unused_key<V>(table: &BTreeMap<u32, V>, next: &mut u32) -> u32 {
+    loop {
+        let key = *next;
+        *next = (key + 1) & Seat::MOST_KEY;
+        if !table.contains_key(&key) {
+            return key;
+        }
     }
 }

@@ -5,10 +5,10 @@
 //! only while the connection is listed as one that may cache.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::panic::Location;
 
-use slab::Slab;
-
+use super::ledger::unused_key;
 use crate::arena::{Arena, Block, Mapping, Note};
 use crate::magazine::Hold;
 
@@ -45,10 +45,8 @@ const MOST_SPARES: usize = 8;
 /// The leases of one connection, and what has been leased and returned through them.
 #[derive(Default)]
 pub(super) struct Loose {
-    open: Slab<LooseLease>,
-    /// After the close only those still out are kept, under their old keys: a slab would keep the
-    /// room of all that were revoked.
-    closed: BTreeMap<u32, LooseLease>,
+    leases: BTreeMap<u32, LooseLease>,
+    next_key: u32,
     /// Idle blocks, charged like the leased ones.
     spares: Vec<(usize, Block)>,
     pub(super) leased_bytes: u64,
@@ -57,24 +55,32 @@ pub(super) struct Loose {
 
 impl Loose {
     pub(super) fn insert(&mut self, lease: LooseLease) -> u32 {
-        self.open.insert(lease) as u32
+        let key = unused_key(&self.leases, &mut self.next_key);
+        self.leases.insert(key, lease);
+        key
     }
 
     pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut LooseLease> {
-        self.open.get_mut(key as usize).or_else(|| self.closed.get_mut(&key))
+        self.leases.get_mut(&key)
     }
 
     pub(super) fn remove(&mut self, key: u32) -> Option<LooseLease> {
-        self.open.try_remove(key as usize).or_else(|| self.closed.remove(&key))
+        self.leases.remove(&key)
     }
 
-    /// Keeps a block for the next lease, or hands it back for want of room.
-    pub(super) fn keep_spare(&mut self, class: usize, block: Block) -> Option<Block> {
+    /// Ends a lease and keeps its block for the next one. `false`, and nothing changes: there is no
+    /// room, or the memory is no block.
+    pub(super) fn keep_spare(&mut self, key: u32, arena: &Arena) -> bool {
         if self.spares.len() == MOST_SPARES {
-            return Some(block);
+            return false;
         }
-        self.spares.push((class, block));
-        None
+        let Entry::Occupied(lease) = self.leases.entry(key) else { return false };
+        let LooseMemory::Block { class, .. } = lease.get().memory else { return false };
+        if let LooseMemory::Block { block, .. } = lease.remove().memory {
+            self.spares.push((class, block));
+            self.returned_bytes += arena.block_bytes(class) as u64;
+        }
+        true
     }
 
     pub(super) fn take_spare(&mut self, class: usize) -> Option<Block> {
@@ -104,32 +110,19 @@ impl Loose {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &LooseLease> {
-        self.open.iter().map(|(_, lease)| lease).chain(self.closed.values())
+        self.leases.values()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.open.len() + self.closed.len()
+        self.leases.len()
     }
 
-    /// Takes out the owned leases that nobody has pinned.
-    pub(super) fn close(&mut self) -> Vec<LooseLease> {
-        let mut revoked = Vec::new();
-        for (key, lease) in std::mem::take(&mut self.open) {
-            if lease.hold == Hold::Owned {
-                revoked.push(lease);
-            } else {
-                self.closed.insert(key as u32, lease);
-            }
-        }
-        revoked
-    }
-
-    /// Takes out what is still borrowed after the guard is gone.
-    pub(super) fn take_forgotten(&mut self) -> Vec<LooseLease> {
-        let (forgotten, kept): (BTreeMap<_, _>, _) = std::mem::take(&mut self.closed)
-            .into_iter()
-            .partition(|(_, lease)| lease.hold == Hold::Borrowed);
-        self.closed = kept;
-        forgotten.into_values().collect()
+    /// Takes out every lease that is held in one way: the owned ones at a close, the borrowed ones
+    /// after the guard is gone.
+    pub(super) fn take_held(&mut self, hold: Hold) -> Vec<LooseLease> {
+        let (taken, kept): (BTreeMap<_, _>, _) =
+            std::mem::take(&mut self.leases).into_iter().partition(|(_, lease)| lease.hold == hold);
+        self.leases = kept;
+        taken.into_values().collect()
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Spot {
 
 impl Seat {
     const LOOSE: usize = 1 << 31;
+    /// The highest key of a loose lease.
+    pub(super) const MOST_KEY: u32 = Self::LOOSE as u32 - 1;
 
     #[inline(always)]
     pub(super) fn slot(class: usize, slot: usize) -> Self {
@@ -23,9 +25,8 @@ impl Seat {
     }
 
     pub(super) fn loose(key: u32) -> Self {
-        let key = key as usize;
-        debug_assert!(key & Self::LOOSE == 0, "two billion leases do not fit in memory");
-        Self(key | Self::LOOSE)
+        debug_assert!(key <= Self::MOST_KEY);
+        Self(key as usize | Self::LOOSE)
     }
 
     #[inline(always)]

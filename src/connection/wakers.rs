@@ -1,0 +1,52 @@
+//! Who waits for a connection to close.
+
+use std::collections::BTreeMap;
+use std::task::Waker;
+
+use super::Connection;
+
+/// Wakers by a key that is never used again.
+#[derive(Default)]
+pub(super) struct Wakers {
+    waiting: BTreeMap<u64, Waker>,
+    next_key: u64,
+}
+
+impl Connection {
+    /// Registers a waker for the close under `key`, or says that it has happened.
+    pub(crate) fn poll_closed(&self, key: &mut Option<u64>, waker: &Waker) -> bool {
+        if self.is_closed() {
+            return true;
+        }
+        // Cloned before the lock, and the replaced one dropped after it: both may run any code.
+        let waker = waker.clone();
+        let mut wakers = self.wakers.lock();
+        let Wakers { waiting, next_key } = &mut **wakers.get_or_insert_default();
+        let key = *key.get_or_insert_with(|| {
+            *next_key += 1;
+            *next_key
+        });
+        let replaced = waiting.insert(key, waker);
+        drop(wakers);
+        drop(replaced);
+        // A close that came before the registration has taken the list already.
+        self.is_closed()
+    }
+
+    /// Forgets a waker.
+    pub(crate) fn forget_waker(&self, key: u64) {
+        let mut wakers = self.wakers.lock();
+        let forgotten = wakers.as_mut().and_then(|wakers| wakers.waiting.remove(&key));
+        let empty = wakers.take_if(|wakers| wakers.waiting.is_empty());
+        drop(wakers);
+        drop((forgotten, empty));
+    }
+
+    /// Wakes everyone, once the connection is closed.
+    pub(super) fn wake_all(&self) {
+        let wakers = self.wakers.lock().take();
+        for waker in wakers.into_iter().flat_map(|wakers| wakers.waiting.into_values()) {
+            waker.wake();
+        }
+    }
+}
