@@ -191,7 +191,8 @@
 //! can empty. Of wholly empty slabs a class keeps one. Before slabs outgrow the system's limit plus
 //! one slab for each class, other classes' empty slabs are unmapped and whole free pages inside
 //! partly used slabs are given back; what stays resident beyond that because free blocks lie between
-//! used ones has a cap of its own, and then the arena refuses.
+//! used ones has a cap of its own. At the cap the idle blocks of all connections are swept first,
+//! since those may be what keeps pages from being given back; only then the arena refuses.
 //!
 //! A block is found by 32 bits (slab and block in it) through a directory of two levels, without a
 //! lock: who holds a block keeps its slab mapped. Blocks keep the bytes of their last user. A lease
@@ -208,7 +209,7 @@
 //!
 //! Every lease notes its caller (`#[track_caller]`) and the coarse tick: two plain stores in the
 //! block's record, for every lease and not for a sample. Time comes in through [`Clock`], which
-//! tests turn by hand; the tick is what [`maintain`] and [`snapshot`] last read.
+//! tests turn by hand; the tick is what [`maintain`], [`snapshot`] or an admission last read.
 //!
 //! Leases and returns are counted each where it happens, in the word. Before 15 bits run full the
 //! next lease folds them into the governor's totals. So `leased − returned = outstanding` is a check
@@ -253,8 +254,10 @@
 //! - **`Instant::now` for the age of a lease.** 30 ns: more than the lease.
 //! - **Sampled leak records**, as Netty has them (1 in 128 by default). Two plain stores are cheap
 //!   enough to be exact.
-//! - **A slab as the registry.** Its keys come back with the next connection, and it never shrinks.
-//!   Slabs serve where keys stay inside.
+//! - **Slabs for records** (of connections, loose leases, stream accounts, wakers). Their keys come
+//!   back with the next record, and one record with a late key keeps the room of the whole peak
+//!   behind it: 200,000 leases of which one is kept held 13 MB. Ordered maps by keys used in turn
+//!   cost some nanoseconds on slow paths only.
 //! - **crossbeam's queues** where models look: they synchronise behind the model checker's back.
 //!
 //! What one would use instead, in the same run, for each operation:
