@@ -322,7 +322,10 @@ impl Connection {
     ) -> Result<Option<Entry<'a>>, Halt> {
         let Some(account) = account else { return Ok(None) };
         let limit = self.shared.tree.limits().stream.memory;
-        account.enter(bytes, limit).map(Some).map_err(Halt::Refused)
+        account.enter(bytes, limit).map(Some).map_err(|refused| {
+            // Revoked leases that still exist fill the account of a stream that can lease no more.
+            if self.is_closed() { Halt::Closed } else { Halt::Refused(refused) }
+        })
     }
 
     /// Charges `more` to the connection and every scope above it, or to nothing.

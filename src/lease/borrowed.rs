@@ -50,7 +50,8 @@ impl<'g> Lease<'g> {
         Ok(Self { connection, seat, window })
     }
 
-    /// Moves what is readable into a block of the next larger size. On an error nothing changes.
+    /// Moves what is readable into a block of the next larger size: beyond the largest class, twice
+    /// as large. On an error nothing changes.
     ///
     /// Costs a lease and the copy.
     ///
@@ -60,7 +61,10 @@ impl<'g> Lease<'g> {
     #[track_caller]
     pub fn grow(&mut self) -> Result<(), LeaseError> {
         let site = Location::caller();
-        let mut larger = Lease::new(self.connection, self.capacity().saturating_add(1), site)?;
+        let capacity = self.capacity();
+        let next_class = self.connection.shared().arena.class_for(capacity + 1);
+        let len = if next_class.is_some() { capacity + 1 } else { capacity.saturating_mul(2) };
+        let mut larger = Lease::new(self.connection, len, site)?;
         larger.window.append(self.window.readable());
         *self = larger;
         Ok(())

@@ -1,0 +1,294 @@
+//! Threads that collide on the same connections, peers and limits, and leave exactly nothing.
+#![allow(clippy::disallowed_types, reason = "tests are never modelled")]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes};
+use common::{KIB, MIB, assert_adds_up, assert_nothing_left, governor, scope};
+use leasehold::{
+    ConnectionGuard, ConnectionHandle, Direction, Governor, Limits, OwnedLease, PinnedLease,
+    Reservation, StreamGuard,
+};
+
+const WORKERS: u64 = 4;
+const LASTS: Duration = Duration::from_secs(2);
+
+/// A small generator of its own, so that a failing seed fails again.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// Where workers leave things for each other.
+#[allow(dead_code, reason = "kept for their drop")]
+enum Left {
+    Owned(OwnedLease, u8),
+    Pinned(PinnedLease),
+    Bytes(Bytes),
+    Reservation(Reservation),
+    Stream(StreamGuard),
+    Handle(ConnectionHandle),
+    Guard(ConnectionGuard),
+}
+
+#[derive(Default)]
+struct Shelf(Mutex<Vec<Left>>);
+
+impl Shelf {
+    fn put(&self, left: Left) {
+        let evicted = {
+            let mut shelf = self.0.lock().unwrap();
+            shelf.push(left);
+            (shelf.len() > 200).then(|| shelf.swap_remove(0))
+        };
+        drop(evicted);
+    }
+
+    fn take(&self, dice: &mut Dice) -> Option<Left> {
+        let mut shelf = self.0.lock().unwrap();
+        let len = shelf.len() as u64;
+        (len > 0).then(|| shelf.swap_remove(dice.roll(len) as usize))
+    }
+}
+
+fn limits(tight: bool) -> Limits {
+    let memory = |bytes: u64| scope().memory(if tight { bytes / 4 } else { bytes });
+    Limits::unlimited()
+        .system(memory(4 * MIB).connections(60_u32))
+        .transient(memory(MIB))
+        .peer(memory(MIB).connections(20_u32))
+        .class("public", memory(2 * MIB))
+        .connection(memory(512 * KIB).streams(10_u32))
+        .stream(memory(128 * KIB))
+}
+
+fn size(dice: &mut Dice) -> usize {
+    [100, 512, 2000, 4096, 16384, 60_000, 100_000][dice.roll(7) as usize]
+}
+
+/// Admits a connection, works on it, and leaves things behind.
+fn visit(governor: &Governor, shelf: &Shelf, dice: &mut Dice) -> Option<()> {
+    let admission = governor.inbound();
+    let admission = if dice.roll(2) == 0 { admission.class("public") } else { admission };
+    let admission = if dice.roll(3) == 0 { admission.peer("alice") } else { admission };
+    let guard = admission.weight(dice.roll(2000)).try_admit().ok()?;
+    let handle = guard.handle();
+    for step in 0..dice.roll(60) {
+        let len = size(dice);
+        match dice.roll(16) {
+            0..=4 => {
+                if let Ok(mut lease) = guard.try_lease(len) {
+                    let pattern = dice.roll(256) as u8;
+                    lease.put_bytes(pattern, len);
+                    assert!(lease.iter().all(|byte| *byte == pattern), "someone wrote to it");
+                    match dice.roll(6) {
+                        0 => shelf.put(Left::Bytes(lease.freeze())),
+                        1 => shelf.put(Left::Owned(lease.into_owned(), pattern)),
+                        2 => std::mem::forget(lease),
+                        _ => drop(lease),
+                    }
+                }
+            }
+            5..=7 => {
+                if let Ok(mut lease) = handle.try_lease_owned(len) {
+                    let pattern = dice.roll(256) as u8;
+                    if let Ok(mut pin) = lease.pin() {
+                        pin.put_bytes(pattern, len);
+                    }
+                    shelf.put(Left::Owned(lease, pattern));
+                }
+            }
+            8 => {
+                if let Ok(reservation) = handle.try_reserve(dice.roll(100_000)) {
+                    shelf.put(Left::Reservation(reservation));
+                }
+            }
+            9 => {
+                if let Ok(stream) = guard.try_open_stream(Direction::Inbound) {
+                    if let Ok(lease) = stream.try_lease_owned(len) {
+                        shelf.put(Left::Owned(lease, 0));
+                    }
+                    shelf.put(Left::Stream(stream));
+                }
+            }
+            10 => drop(guard.bind_peer(if step % 2 == 0 { "alice" } else { "bob" })),
+            11 => drop(guard.trim()),
+            12 => shelf.put(Left::Handle(handle.clone())),
+            _ => use_up(shelf.take(dice), shelf, dice),
+        }
+    }
+    if dice.roll(3) == 0 {
+        shelf.put(Left::Guard(guard));
+    }
+    Some(())
+}
+
+/// Does something with what another worker left.
+fn use_up(left: Option<Left>, shelf: &Shelf, dice: &mut Dice) {
+    match left {
+        Some(Left::Owned(mut lease, pattern)) => match dice.roll(4) {
+            0 => {
+                if let Ok(pin) = lease.pin() {
+                    assert!(pin.iter().all(|byte| *byte == pattern), "someone wrote to it");
+                    thread::yield_now();
+                    assert!(pin.iter().all(|byte| *byte == pattern), "someone wrote to it");
+                }
+                shelf.put(Left::Owned(lease, pattern));
+            }
+            1 => {
+                if let Ok(pinned) = lease.into_pinned() {
+                    shelf.put(Left::Pinned(pinned));
+                }
+            }
+            2 => {
+                if let Ok(bytes) = lease.freeze() {
+                    assert!(bytes.iter().all(|byte| *byte == pattern), "someone wrote to it");
+                    shelf.put(Left::Bytes(bytes));
+                }
+            }
+            _ => drop(lease),
+        },
+        Some(Left::Pinned(pinned)) if dice.roll(2) == 0 => {
+            shelf.put(Left::Bytes(pinned.freeze()));
+        }
+        Some(Left::Pinned(pinned)) => drop(pinned),
+        Some(Left::Bytes(bytes)) => {
+            if let Some(first) = bytes.first() {
+                assert!(bytes.iter().all(|byte| byte == first), "someone wrote to it");
+            }
+            if dice.roll(3) == 0 {
+                shelf.put(Left::Bytes(bytes.clone()));
+                shelf.put(Left::Bytes(bytes));
+            }
+        }
+        Some(Left::Reservation(mut reservation)) => {
+            let resized = reservation.resize(dice.roll(50_000));
+            if resized.is_ok() {
+                shelf.put(Left::Reservation(reservation));
+            }
+        }
+        Some(Left::Stream(stream)) => {
+            if let Ok(lease) = stream.try_lease_owned(size(dice)) {
+                shelf.put(Left::Owned(lease, 0));
+            }
+        }
+        Some(Left::Handle(handle)) => match dice.roll(4) {
+            0 => drop(handle.close()),
+            1 => drop(handle.try_lease_owned(size(dice)).map(|l| shelf.put(Left::Owned(l, 0)))),
+            _ => drop(handle.usage()),
+        },
+        Some(Left::Guard(guard)) => {
+            if dice.roll(2) == 0 {
+                drop(guard.try_lease(size(dice)));
+                shelf.put(Left::Guard(guard));
+            } else {
+                guard.close();
+            }
+        }
+        None => {}
+    }
+}
+
+#[test]
+fn threads_that_share_everything_leave_nothing() {
+    let governor = governor(limits(false));
+    let shelf = Arc::new(Shelf::default());
+    let done = Arc::new(AtomicBool::new(false));
+    let visits = Arc::new(AtomicU64::new(0));
+    let workers: Vec<_> = (1..=WORKERS)
+        .map(|seed| {
+            let (governor, shelf) = (governor.clone(), shelf.clone());
+            let (done, visits) = (done.clone(), visits.clone());
+            thread::spawn(move || {
+                let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
+                while !done.load(Ordering::Relaxed) {
+                    visit(&governor, &shelf, &mut dice);
+                    visits.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+
+    // Meanwhile limits change, someone looks, and now and then everyone is thrown out.
+    let started = Instant::now();
+    let (mut leased, mut round) = (0, 0_u32);
+    while started.elapsed() < LASTS {
+        let snapshot = governor.snapshot();
+        assert!(snapshot.totals.leased_bytes >= leased, "a counter fell");
+        leased = snapshot.totals.leased_bytes;
+        assert!(snapshot.system.usage.memory <= 4 * MIB, "above every limit there ever was");
+        assert!(snapshot.system.usage.connections() <= 60);
+        round += 1;
+        if round % 50 == 0 {
+            governor.set_limits(limits(round % 100 == 0));
+        }
+        if round % 400 == 0 {
+            governor.drain(|_| true);
+        }
+        governor.maintain();
+        thread::yield_now();
+    }
+    done.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.join().expect("no worker failed");
+    }
+
+    let snapshot = assert_adds_up(&governor);
+    println!(
+        "{} visits, {} MiB leased, {} refused, {} orphans at rest",
+        visits.load(Ordering::Relaxed),
+        snapshot.totals.leased_bytes / MIB,
+        snapshot.totals.refused,
+        snapshot.orphans.len(),
+    );
+    assert!(snapshot.totals.admitted > 100 && snapshot.totals.refused > 0, "nobody collided");
+    shelf.0.lock().unwrap().clear();
+    assert_nothing_left(&governor);
+    let totals = governor.snapshot().totals;
+    assert_eq!(totals.leased_bytes, totals.returned_bytes);
+}
+
+#[test]
+fn siblings_that_sweep_each_other_are_never_refused_for_what_is_idle() {
+    // Each thread needs half a MiB at most at a time, and there are 2 MiB for four of them.
+    let governor = governor(Limits::unlimited().peer(scope().memory(WORKERS * 512 * KIB)));
+    let refused = Arc::new(AtomicU64::new(0));
+    let workers: Vec<_> = (1..=WORKERS)
+        .map(|seed| {
+            let (governor, refused) = (governor.clone(), refused.clone());
+            thread::spawn(move || {
+                let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
+                let guards: Vec<_> =
+                    (0..4).map(|_| governor.inbound().peer("alice").try_admit().unwrap()).collect();
+                for _ in 0..3_000 {
+                    let guard = &guards[dice.roll(4) as usize];
+                    let len = [512, 2048, 4096, 16384, 65536][dice.roll(5) as usize];
+                    let count = dice.roll(8) + 1;
+                    let leases: Result<Vec<_>, _> =
+                        (0..count).map(|_| guard.try_lease(len)).collect();
+                    if let Err(error) = leases {
+                        println!("{error}");
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.join().expect("no worker failed");
+    }
+    assert_eq!(refused.load(Ordering::Relaxed), 0);
+    assert_nothing_left(&governor);
+}

@@ -1,0 +1,11 @@
+//! A guard cannot be dropped while something of it is borrowed.
+
+use leasehold::Governor;
+
+fn main() {
+    let governor = Governor::unlimited();
+    let guard = governor.inbound().try_admit().unwrap();
+    let lease = guard.try_lease(4096).unwrap();
+    drop(guard);
+    drop(lease);
+}

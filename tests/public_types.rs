@@ -1,0 +1,227 @@
+//! What holds for every public type: it crosses threads, errors are small and become
+//! [`std::io::Error`]s that keep their cause.
+
+mod common;
+
+use std::io;
+
+use leasehold::*;
+
+fn crosses_threads<T: Send + Sync>() {}
+fn stays_in_a_struct<T: Send + Unpin + 'static>() {}
+
+/// Asserts that each type is `Send + Sync`, and lists their names.
+macro_rules! exported {
+    ($($name:ident $(<$lifetime:lifetime>)?),+ $(,)?) => {{
+        $(crosses_threads::<$name $(<$lifetime>)?>();)+
+        vec![$(stringify!($name)),+]
+    }};
+}
+
+fn asserted() -> Vec<&'static str> {
+    exported![
+        Admission<'static>,
+        ArenaReport,
+        ClassReport,
+        SystemClock,
+        AdmitError,
+        BindError,
+        Closed,
+        ConfigError,
+        LeaseError,
+        NameTooLong,
+        Reason,
+        Refused,
+        Resource,
+        Revoked,
+        Scope,
+        Governor,
+        GovernorBuilder,
+        ConnectionGuard,
+        ConnectionHandle,
+        Lease<'static>,
+        OwnedLease,
+        Pinned<'static>,
+        PinnedLease,
+        Limit,
+        Limits,
+        ScopeLimits,
+        ConnectionId,
+        Direction,
+        PeerKey,
+        Source,
+        ClassRow,
+        ConnectionRow,
+        ConnectionUsage,
+        Drained,
+        Orphan,
+        PeerRow,
+        Reclaimed,
+        RefusalRow,
+        ScopeRow,
+        Snapshot,
+        StreamUsage,
+        Totals,
+        Reservation,
+        StreamGuard,
+        Usage,
+    ]
+}
+
+/// The types that `src/lib.rs` exports: every `pub use`, without constants and traits.
+fn exported_types() -> Vec<&'static str> {
+    let source = include_str!("../src/lib.rs");
+    let uses = source.split("pub use ").skip(1).map(|rest| rest.split(';').next().unwrap());
+    uses.flat_map(|path| path.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .filter(|name| name.starts_with(|c: char| c.is_uppercase()))
+        .filter(|name| name.chars().any(|c| c.is_lowercase()))
+        .filter(|name| *name != "Clock")
+        .collect()
+}
+
+#[test]
+fn every_public_type_is_send_and_sync() {
+    let (mut asserted, mut exported) = (asserted(), exported_types());
+    asserted.sort_unstable();
+    exported.sort_unstable();
+    assert_eq!(asserted, exported);
+    crosses_threads::<Box<dyn Clock>>();
+    crosses_threads::<future::Revoked>();
+}
+
+#[test]
+fn futures_can_be_stored() {
+    stays_in_a_struct::<future::Revoked>();
+}
+
+#[test]
+fn waiting_in_a_task_is_send() {
+    fn send<T: Send>(_: &T) {}
+    let governor = Governor::unlimited();
+    let guard = governor.inbound().try_admit().unwrap();
+    send(&guard.until_revoked(async { guard.try_lease(512).unwrap().len() }));
+}
+
+#[test]
+fn errors_are_small() {
+    let sizes = [
+        size_of::<Refused>(),
+        size_of::<LeaseError>(),
+        size_of::<AdmitError>(),
+        size_of::<BindError>(),
+        size_of::<ConfigError>(),
+        size_of::<NameTooLong>(),
+        size_of::<Closed>(),
+        size_of::<Revoked>(),
+    ];
+    assert!(sizes.iter().all(|size| *size <= 64), "{sizes:?}");
+}
+
+#[test]
+fn values_are_as_small_as_their_docs_imply() {
+    assert_eq!(size_of::<ConnectionId>(), 8);
+    assert_eq!(size_of::<ConnectionGuard>(), 8);
+    assert_eq!(size_of::<ConnectionHandle>(), 8);
+    assert!(size_of::<Lease<'_>>() <= 64);
+    assert!(size_of::<OwnedLease>() <= 64);
+}
+
+/// Checks what kind of `io::Error` an error becomes, and that it is still in there.
+#[track_caller]
+fn assert_becomes<E>(error: E, kind: io::ErrorKind)
+where
+    E: std::error::Error + Into<io::Error> + Clone + PartialEq + 'static,
+{
+    let message = error.to_string();
+    let io: io::Error = error.clone().into();
+    assert_eq!((io.kind(), io.to_string()), (kind, message));
+    let cause = io.get_ref().expect("it keeps its cause");
+    assert!(
+        cause.downcast_ref::<E>() == Some(&error)
+            || cause.is::<Refused>()
+            || cause.is::<Closed>()
+            || cause.is::<NameTooLong>()
+    );
+}
+
+#[test]
+fn errors_become_io_errors_that_keep_their_cause() {
+    use io::ErrorKind::{
+        AlreadyExists, ConnectionAborted, InvalidInput, OutOfMemory, QuotaExceeded,
+    };
+    let limits = Limits::unlimited()
+        .system(ScopeLimits::unlimited().connections(2_u32))
+        .peer(ScopeLimits::unlimited().memory(512_u64).connections(1_u32));
+    let governor = Governor::new(limits).unwrap();
+    let guard = governor.inbound().peer("alice").try_admit().unwrap();
+    let unbound = governor.inbound().try_admit().unwrap();
+
+    let never = guard.try_lease(513).unwrap_err();
+    assert!(matches!(never, LeaseError::NeverFits(_)));
+    assert_becomes(never, QuotaExceeded);
+    let _all = guard.try_lease_owned(512).unwrap();
+    let refused = guard.try_lease(512).unwrap_err();
+    assert!(matches!(refused, LeaseError::Refused(_)));
+    assert_becomes(refused, QuotaExceeded);
+    assert_becomes(*refused.refused().unwrap(), QuotaExceeded);
+    assert_becomes(governor.inbound().try_admit().unwrap_err(), QuotaExceeded);
+    assert_becomes(unbound.bind_peer("alice").unwrap_err(), QuotaExceeded);
+    assert_becomes(guard.bind_peer("alice").unwrap_err(), AlreadyExists);
+    assert_becomes(unbound.bind_peer([0; 65]).unwrap_err(), InvalidInput);
+    assert_becomes(governor.inbound().peer([0; 65]).try_admit().unwrap_err(), InvalidInput);
+    assert_becomes(PeerKey::new([0; 65]).unwrap_err(), InvalidInput);
+
+    governor.set_limits(Limits::unlimited());
+    let too_much = unbound.try_lease(1 << 62).unwrap_err();
+    assert_eq!(too_much.refused().unwrap().reason(), Reason::OutOfMemory);
+    assert_becomes(too_much, OutOfMemory);
+
+    let mut kept = unbound.try_lease_owned(1).unwrap();
+    governor.close(unbound.id()).unwrap();
+    assert_becomes(kept.pin().map(drop).unwrap_err(), ConnectionAborted);
+    assert_becomes(unbound.try_lease(1).unwrap_err(), ConnectionAborted);
+    assert_becomes(unbound.bind_peer("bob").unwrap_err(), ConnectionAborted);
+    assert_becomes(governor.connection(unbound.id()).unwrap_err(), ConnectionAborted);
+}
+
+#[test]
+fn a_refusal_can_be_read_by_a_person() {
+    let limits = Limits::unlimited().peer(ScopeLimits::unlimited().memory(4096_u64));
+    let governor = Governor::new(limits).unwrap();
+    let guard = governor.inbound().peer("alice").try_admit().unwrap();
+    let _half = guard.try_lease(2048).unwrap();
+    assert_eq!(
+        guard.try_reserve(2049).unwrap_err().to_string(),
+        "peer limit of 4096 bytes of memory reached: 2048 in use, 2049 requested",
+    );
+    assert_eq!(
+        guard.try_reserve(4097).unwrap_err().to_string(),
+        "peer limit of 4096 bytes of memory reached: 2048 in use, 4097 requested, \
+         which can never fit",
+    );
+}
+
+#[test]
+fn names_of_peers_do_no_harm_in_a_log() {
+    let key = PeerKey::new(b"a\nb\x1b[31m\xff").unwrap();
+    assert_eq!(key.to_string(), "a\\nb\\x1b[31m\\xff");
+    assert_eq!(format!("{key:?}"), "PeerKey(a\\nb\\x1b[31m\\xff)");
+    let source = Source::opaque(b"pipe\n1").unwrap();
+    assert_eq!(source.to_string(), "pipe\\n1");
+    assert_eq!(Source::opaque([0; 65]).unwrap_err().len(), 65);
+}
+
+#[test]
+fn debug_output_shows_no_leased_byte() {
+    use bytes::BufMut;
+    let governor = Governor::unlimited();
+    let guard = governor.inbound().try_admit().unwrap();
+    let mut lease = guard.try_lease(512).unwrap();
+    lease.put_slice(b"secret");
+    assert_eq!(format!("{lease:?}"), "Lease(6 of 512 bytes)");
+    let mut owned = lease.into_owned();
+    assert_eq!(format!("{:?}", owned.pin().unwrap()), "Pinned(6 of 512 bytes)");
+    assert_eq!(format!("{owned:?}"), "OwnedLease(6 of 512 bytes)");
+    let pinned = owned.into_pinned().unwrap();
+    assert_eq!(format!("{pinned:?}"), "PinnedLease(6 of 512 bytes)");
+}
