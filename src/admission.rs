@@ -21,7 +21,7 @@ use crate::sync::Arc;
 /// # struct Socket;
 /// # fn accept() -> Socket { Socket }
 /// let governor = Governor::new(Limits::unlimited().system(
-///     ScopeLimits::unlimited().connections(1_u32),
+///     ScopeLimits::unlimited().connections(1),
 /// ))?;
 /// for _ in 0..3 {
 ///     let socket = accept();

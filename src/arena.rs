@@ -35,9 +35,11 @@ mod slab;
 use std::panic::Location;
 use std::ptr::NonNull;
 
+use crossbeam_utils::CachePadded;
+
 use crate::error::{ConfigError, Refused};
-use crate::sync::Probe;
 use crate::sync::unmodelled::{AtomicPtr, AtomicU32, Relaxed};
+use crate::sync::{Mutex, Probe};
 pub(crate) use books::Bounds;
 use books::{Books, Bound};
 pub(crate) use class::Class;
@@ -146,7 +148,10 @@ pub(crate) struct Arena {
     /// Whether blocks are overwritten with zeroes as they come back.
     zero_on_return: bool,
     /// Whether slabs wait to be unmapped: a hint that spares the classes' locks.
-    unsettled: AtomicU32,
+    unsettled: CachePadded<AtomicU32>,
+    /// Held while memory goes back to the system, so that nobody is refused for want of what is on
+    /// its way. The one lock that is held across such calls; taken with no other held.
+    giving_up: CachePadded<Mutex<()>>,
     books: Books,
 }
 
@@ -170,7 +175,8 @@ impl Arena {
             class_of,
             classes: sizes.iter().map(|&size| Class::new(size)).collect(),
             zero_on_return,
-            unsettled: AtomicU32::new(0),
+            unsettled: CachePadded::new(AtomicU32::new(0)),
+            giving_up: CachePadded::new(Mutex::new(())),
             books: Books::new(bounds),
         })
     }
@@ -217,50 +223,52 @@ impl Arena {
     }
 
     /// Hands out a block, making room and mapping a slab if need be. Call with no lock held.
-    pub(crate) fn grow(&self, number: usize) -> Result<Block, Refused> {
-        let class = &self.classes[number];
-        if !self.books.admit(slab::BYTES as u64, Bound::Frugal) {
-            self.give_up_idle(number);
-        }
-        if let Some(block) = class.take(&self.books, Bound::Hard) {
-            return Ok(block);
-        }
-        match self.books.map_slab() {
-            Ok(()) => class.grow().inspect_err(|_| self.books.unmap_slabs(slab::BYTES as u64)),
-            // Nothing more may become resident: is there a block that already is?
-            Err(refused) => class.take_resident().ok_or(refused),
-        }
+    pub(crate) fn grow(&self, class: usize) -> Result<Block, Refused> {
+        self.with_room(slab::BYTES as u64, || self.try_grow(class))
     }
 
     /// Maps a block of its own for a lease larger than every class. Call with no lock held.
     pub(crate) fn map_large(&self, bytes: usize) -> Result<Mapping, Refused> {
-        if !self.books.admit(bytes as u64, Bound::Frugal) {
-            self.give_up_idle(usize::MAX);
-        }
-        self.books.map_large(bytes as u64)?;
-        Mapping::new(bytes).map_err(|_| {
-            self.books.unmap_large(bytes as u64);
-            Refused::out_of_memory(self.books.read().mapped(), bytes as u64)
+        self.with_room(bytes as u64, || {
+            self.books.map_large(bytes as u64)?;
+            Mapping::new(bytes).map_err(|_| {
+                self.books.unmap_large(bytes as u64);
+                Refused::out_of_memory(self.books.read().mapped(), bytes as u64)
+            })
         })
     }
 
     /// Unmaps a large block. Call with no lock held.
     pub(crate) fn unmap_large(&self, mapping: Mapping) {
+        let _turn = self.giving_up.lock();
         let bytes = mapping.len() as u64;
         drop(mapping);
         self.books.unmap_large(bytes);
+    }
+
+    /// Unmaps every slab of which no block is out. Call with no lock held.
+    pub(crate) fn release_empty(&self) {
+        let _turn = self.giving_up.lock();
+        self.classes.iter().for_each(|class| class.retire_empty(&self.books));
+        self.unmap_retired();
     }
 
     /// Unmaps the slabs that were retired. Call with no lock held, after giving blocks back.
     #[inline]
     pub(crate) fn settle(&self) {
         if self.unsettled.load(Relaxed) != 0 {
-            self.unmap_retired();
+            self.settle_now();
         }
     }
 
     #[cold]
     #[inline(never)]
+    fn settle_now(&self) {
+        let _turn = self.giving_up.lock();
+        self.unmap_retired();
+    }
+
+    /// Called by whose turn it is to give memory up.
     fn unmap_retired(&self) {
         self.unsettled.store(0, Relaxed);
         for class in &self.classes {
@@ -307,19 +315,40 @@ impl Arena {
         }
     }
 
-    /// Gives up what nobody uses: empty slabs of other classes, then idle pages of all.
-    fn give_up_idle(&self, except: usize) {
-        for (index, class) in self.classes.iter().enumerate() {
-            if index != except {
-                class.retire_empty(&self.books);
-            }
+    /// Asks for `bytes` more, first out of what is there. If that would take the arena beyond its
+    /// frugal bound, or fails, what nobody uses is given up before it is refused: with whatever
+    /// another thread is giving up at the moment.
+    fn with_room<T>(&self, bytes: u64, ask: impl Fn() -> Result<T, Refused>) -> Result<T, Refused> {
+        if self.books.admit(bytes, Bound::Frugal)
+            && let Ok(granted) = ask()
+        {
+            return Ok(granted);
         }
-        if Mapping::CAN_DISCARD {
-            for class in &self.classes {
-                class.discard_idle(&self.books);
-            }
+        let _turn = self.giving_up.lock();
+        self.give_up_idle();
+        ask()
+    }
+
+    fn try_grow(&self, number: usize) -> Result<Block, Refused> {
+        let class = &self.classes[number];
+        if let Some(block) = class.take(&self.books, Bound::Hard) {
+            return Ok(block);
         }
+        match self.books.map_slab() {
+            Ok(()) => class.grow().inspect_err(|_| self.books.unmap_slabs(slab::BYTES as u64)),
+            // Nothing more may become resident: is there a block that already is?
+            Err(refused) => class.take_resident().ok_or(refused),
+        }
+    }
+
+    /// Gives up what nobody uses: empty slabs, then idle pages. Called by whose turn it is.
+    fn give_up_idle(&self) {
+        self.classes.iter().for_each(|class| class.retire_empty(&self.books));
         self.unmap_retired();
+        if Mapping::CAN_DISCARD {
+            self.classes.iter().for_each(|class| class.discard_idle(&self.books));
+            self.unmap_retired();
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! **Two speeds.** A lease that the connection's own [`Magazine`] can serve is one
 //! compare-exchange on its word, and so is its return: no lock, no shared cache line
-//! ([`lease_cached`], [`put_borrowed`], [`put`]). Everything else (an empty magazine, a ninth block, a large lease, a
+//! ([`lease_cached`], [`put_borrowed`], [`try_put`]). Everything else (an empty magazine, a ninth block, a large lease, a
 //! reservation, a stream, a bind, a close) takes the connection's mutex, then the scopes above it
 //! in their fixed order, then the arena.
 //!
@@ -23,7 +23,7 @@
 //!
 //! [`lease_cached`]: Connection::lease_cached
 //! [`put_borrowed`]: Connection::put_borrowed
-//! [`put`]: Connection::put
+//! [`try_put`]: Magazine::try_put
 
 mod account;
 mod attempt;
@@ -45,7 +45,6 @@ use crate::magazine::{Hold, Magazine};
 use crate::name::{Direction, Source};
 use crate::registry::Identified;
 use crate::scope::{Line, Place, Standing};
-use crate::sync::unmodelled::Relaxed;
 use crate::sync::{Arc, Mutex};
 pub(crate) use account::StreamAccount;
 pub(crate) use audit::Audit;
@@ -133,7 +132,7 @@ impl Connection {
         class: usize,
         hold: Hold,
     ) -> Option<(Seat, u32)> {
-        let entry = account.try_enter(self.block_bytes(class), self.shared.stream_memory())?;
+        let entry = account.try_enter(self.block_bytes(class), || self.shared.stream_memory())?;
         let leased = self.lease_cached(class, hold)?;
         entry.commit();
         Some(leased)
@@ -153,17 +152,13 @@ impl Connection {
         }
     }
 
-    /// Returns what a `'static` lease had. The answer keeps this record in memory, and is dropped
-    /// after the last use of `self`.
+    /// The magazine and slot of a block, unless it is loose.
     #[inline]
-    #[must_use = "the record may go with it: drop it after the last use of the reference"]
-    pub(crate) fn put(&self, seat: Seat, hold: Hold) -> Option<Arc<Connection>> {
-        if let Spot::Slot { class, slot } = seat.spot()
-            && self.magazines[class].try_put(slot, hold)
-        {
-            return None;
+    pub(crate) fn slot_of(&self, seat: Seat) -> Option<(&Magazine, usize)> {
+        match seat.spot() {
+            Spot::Slot { class, slot } => Some((&self.magazines[class], slot)),
+            Spot::Loose { .. } => None,
         }
-        self.put_slowly(seat)
     }
 
     /// Changes how a block is held that a close may have taken. `false`: it has.
@@ -239,6 +234,12 @@ impl Connection {
         }
     }
 
+    /// Whether a lease of this capacity has a block, and not a mapping of its own, which needs no
+    /// wiping: the system never shows it to anyone again.
+    pub(crate) fn is_block(&self, capacity: usize) -> bool {
+        self.shared.arena.class_for(capacity).is_some()
+    }
+
     /// Notes who leased a large block.
     pub(crate) fn note_large(&self, seat: Seat, site: &'static Location<'static>, tick: u32) {
         if let Spot::Loose { key } = seat.spot()
@@ -265,7 +266,7 @@ impl Connection {
     /// Makes a record that is charged for nothing and known to nobody.
     pub(crate) fn new(shared: Arc<Shared>, terms: Terms) -> Arc<Self> {
         let id = shared.registry.next_id();
-        let admitted_tick = shared.tick.load(Relaxed);
+        let admitted_tick = shared.tick();
         let connection = Arc::new(Self {
             id,
             site: terms.site,

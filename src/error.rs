@@ -129,7 +129,7 @@ impl Reason {
 /// ```
 /// use leasehold::{Governor, Limits, Resource, Scope, ScopeLimits};
 ///
-/// let limits = Limits::unlimited().system(ScopeLimits::unlimited().connections(1_u32));
+/// let limits = Limits::unlimited().system(ScopeLimits::unlimited().connections(1));
 /// let governor = Governor::new(limits)?;
 /// let _only = governor.inbound().try_admit()?;
 /// let error = governor.inbound().try_admit().unwrap_err();

@@ -25,8 +25,8 @@ use crate::sync::Arc;
 ///
 /// let governor = Governor::new(
 ///     Limits::unlimited()
-///         .system(ScopeLimits::unlimited().memory(64_u64 << 20).connections(500_u32))
-///         .peer(ScopeLimits::unlimited().connections(8_u32)),
+///         .system(ScopeLimits::unlimited().memory(64 << 20).connections(500))
+///         .peer(ScopeLimits::unlimited().connections(8)),
 /// )?;
 /// let guard = governor.inbound().peer("alice").try_admit()?;
 /// assert_eq!(governor.snapshot().totals.connections, 1);
@@ -34,7 +34,6 @@ use crate::sync::Arc;
 /// assert_eq!(governor.snapshot().totals.connections, 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone)]
 pub struct Governor {
     shared: Arc<Shared>,
 }
@@ -126,6 +125,21 @@ impl Governor {
     /// about once a second.
     pub fn maintain(&self) {
         self.shared.read_clock();
+    }
+}
+
+impl Clone for Governor {
+    fn clone(&self) -> Self {
+        self.shared.governor_cloned();
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl Drop for Governor {
+    /// After the last governor and the last connection, a handle that is still somewhere keeps no
+    /// slab mapped.
+    fn drop(&mut self) {
+        self.shared.governor_dropped();
     }
 }
 

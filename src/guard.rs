@@ -155,7 +155,7 @@ impl ConnectionGuard {
     /// Closes the connection, as dropping the guard does, and tells what came back and what did
     /// not.
     pub fn close(self) -> Reclaimed {
-        self.connection.close(Closer::Guard)
+        self.connection.close(Closer::Guard).unwrap_or_default()
     }
 }
 
@@ -246,10 +246,7 @@ impl ConnectionHandle {
     ///
     /// If the connection is closed already.
     pub fn close(&self) -> Result<Reclaimed, Closed> {
-        if self.is_closed() {
-            return Err(Closed);
-        }
-        Ok(self.connection.close(Closer::Outside))
+        self.connection.close(Closer::Outside).ok_or(Closed)
     }
 }
 

@@ -27,7 +27,6 @@ use crate::connection::{Connection, Granted, Memory, Seat, StreamAccount};
 use crate::error::LeaseError;
 use crate::magazine::Hold;
 use crate::sync::Watch;
-use crate::sync::unmodelled::Relaxed;
 pub use borrowed::Lease;
 pub use owned::{OwnedLease, Pinned, PinnedLease};
 use window::Window;
@@ -45,7 +44,7 @@ fn lease(
     site: &'static Location<'static>,
 ) -> Result<(Seat, Window), LeaseError> {
     let shared = connection.shared();
-    let tick = shared.tick.load(Relaxed);
+    let tick = shared.tick();
     if let Some(number) = shared.arena.class_for(len) {
         let class = shared.arena.class(number);
         let capacity = class.block_bytes();
@@ -72,7 +71,7 @@ fn lease_slowly(
 ) -> Result<(Seat, Window), LeaseError> {
     let Granted { seat, memory } = connection.lease_slowly(len, hold, account)?;
     let shared = connection.shared();
-    let tick = shared.tick.load(Relaxed);
+    let tick = shared.tick();
     let window = match memory {
         Memory::Block { class, block } => {
             let class = shared.arena.class(class);
@@ -163,6 +162,9 @@ impl Loan {
     /// Overwrites the block, if it is still there.
     #[cold]
     fn wipe(&mut self) {
+        if !self.connection().is_block(self.window.capacity()) {
+            return;
+        }
         if self.hold != Hold::Owned || self.try_rehold(Hold::Pinned) {
             self.window.wipe();
         }
@@ -229,9 +231,16 @@ impl Drop for Loan {
         if let Some(account) = self.account() {
             self.connection().give_back(account, self.window.capacity() as u64);
         }
-        let share = self.connection().put(self.seat, self.hold);
-        // The record may go with it; nothing above uses it any more.
-        drop(share);
+        // Once the block is put back nothing keeps the record, so all that is borrowed from it then
+        // is the magazine, which is atomics through and through.
+        let put = match self.connection().slot_of(self.seat) {
+            Some((magazine, slot)) => magazine.try_put(slot, self.hold),
+            None => false,
+        };
+        if !put {
+            let share = self.connection().put_slowly(self.seat);
+            drop(share);
+        }
     }
 }
 

@@ -54,15 +54,3 @@ impl From<u64> for Limit {
         Limit::Max(max)
     }
 }
-
-impl From<u32> for Limit {
-    fn from(max: u32) -> Self {
-        Limit::Max(max.into())
-    }
-}
-
-impl From<usize> for Limit {
-    fn from(max: usize) -> Self {
-        Limit::Max(max as u64)
-    }
-}

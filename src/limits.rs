@@ -9,7 +9,7 @@ use crate::usage::Usage;
 /// ```
 /// use leasehold::{Limit, ScopeLimits};
 ///
-/// let limits = ScopeLimits::unlimited().memory(64_u64 << 20).connections(500_u32);
+/// let limits = ScopeLimits::unlimited().memory(64 << 20).connections(500);
 /// assert_eq!(limits.memory, Limit::Max(64 << 20));
 /// assert_eq!(limits.streams, Limit::Unlimited);
 /// ```
@@ -138,10 +138,10 @@ impl ScopeLimits {
 /// use leasehold::{Governor, Limits, ScopeLimits};
 ///
 /// let limits = Limits::unlimited()
-///     .system(ScopeLimits::unlimited().memory(64_u64 << 20).connections(500_u32))
-///     .peer(ScopeLimits::unlimited().memory(1_u64 << 20).connections(8_u32))
-///     .connection(ScopeLimits::unlimited().memory(256_u64 << 10))
-///     .class("public", ScopeLimits::unlimited().connections(400_u32));
+///     .system(ScopeLimits::unlimited().memory(64 << 20).connections(500))
+///     .peer(ScopeLimits::unlimited().memory(1 << 20).connections(8))
+///     .connection(ScopeLimits::unlimited().memory(256 << 10))
+///     .class("public", ScopeLimits::unlimited().connections(400));
 /// let governor = Governor::new(limits)?;
 /// # Ok::<(), leasehold::ConfigError>(())
 /// ```

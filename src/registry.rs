@@ -22,7 +22,7 @@ pub(crate) trait Identified {
 
 /// Every connection that is open or still has memory out.
 pub(crate) struct Registry<C> {
-    next: AtomicU64,
+    next: CachePadded<AtomicU64>,
     shards: Box<[CachePadded<Shard<C>>]>,
 }
 
@@ -31,7 +31,7 @@ type Shard<C> = Mutex<HashTable<Arc<C>>>;
 impl<C: Identified> Registry<C> {
     pub(crate) fn new() -> Self {
         Self {
-            next: AtomicU64::new(0),
+            next: CachePadded::new(AtomicU64::new(0)),
             shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::new(HashTable::new()))).collect(),
         }
     }
@@ -57,6 +57,10 @@ impl<C: Identified> Registry<C> {
         let removed = shard.find_entry(hash, |c| c.id() == id).ok()?.remove().0;
         shrink(&mut shard, |c| spread(c.id()));
         Some(removed)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| shard.lock().is_empty())
     }
 
     /// Everything registered at some instant, shard by shard.

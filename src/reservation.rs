@@ -15,7 +15,7 @@ use crate::sync::Arc;
 /// ```
 /// use leasehold::{Governor, Limits, ScopeLimits};
 ///
-/// let limits = Limits::unlimited().connection(ScopeLimits::unlimited().memory(1_u64 << 20));
+/// let limits = Limits::unlimited().connection(ScopeLimits::unlimited().memory(1 << 20));
 /// let governor = Governor::new(limits)?;
 /// let guard = governor.inbound().try_admit()?;
 /// let mut window = guard.try_reserve(256 << 10)?;

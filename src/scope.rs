@@ -151,9 +151,13 @@ impl<M: Clone> Tree<M> {
     }
 
     /// Replaces the limits of the whole tree in one step. Use above a new limit stays, and falls.
-    pub(crate) fn set_limits(&self, limits: Limits) {
+    /// `along` runs in the same step.
+    pub(crate) fn set_limits(&self, limits: Limits, along: impl FnOnce()) {
         let new = Arc::new(limits);
-        let old = std::mem::replace(&mut self.system.lock().limits, new);
+        let mut system = self.system.lock();
+        let old = std::mem::replace(&mut system.limits, new);
+        along();
+        drop(system);
         drop(old);
     }
 

@@ -20,7 +20,7 @@ use crate::sync::Arc;
 /// ```
 /// use leasehold::{Direction, Governor, Limits, Scope, ScopeLimits};
 ///
-/// let limits = Limits::unlimited().stream(ScopeLimits::unlimited().memory(8_u64 << 10));
+/// let limits = Limits::unlimited().stream(ScopeLimits::unlimited().memory(8 << 10));
 /// let governor = Governor::new(limits)?;
 /// let guard = governor.inbound().try_admit()?;
 /// let stream = guard.try_open_stream(Direction::Inbound)?;

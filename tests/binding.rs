@@ -97,12 +97,12 @@ fn a_peer_key_that_is_too_long_is_an_error_that_changes_nothing() {
 fn a_refused_bind_changes_nothing_and_may_be_tried_again() {
     let refusing = [
         (scope().memory(100 * KIB), Resource::Memory),
-        (scope().connections(1_u32), Resource::Connections),
-        (scope().connections_inbound(1_u32), Resource::ConnectionsInbound),
-        (scope().streams(3_u32), Resource::Streams),
-        (scope().streams_inbound(1_u32), Resource::StreamsInbound),
-        (scope().streams_outbound(1_u32), Resource::StreamsOutbound),
-        (scope().fds(1_u32), Resource::Fds),
+        (scope().connections(1), Resource::Connections),
+        (scope().connections_inbound(1), Resource::ConnectionsInbound),
+        (scope().streams(3), Resource::Streams),
+        (scope().streams_inbound(1), Resource::StreamsInbound),
+        (scope().streams_outbound(1), Resource::StreamsOutbound),
+        (scope().fds(1), Resource::Fds),
     ];
     for (limits, resource) in refusing {
         let governor = governor(Limits::unlimited().peer(limits));
@@ -130,7 +130,7 @@ fn a_refused_bind_changes_nothing_and_may_be_tried_again() {
 
 #[test]
 fn the_transient_limit_is_free_again_after_binding() {
-    let governor = governor(Limits::unlimited().transient(scope().connections(1_u32)));
+    let governor = governor(Limits::unlimited().transient(scope().connections(1)));
     let first = governor.inbound().try_admit().unwrap();
     let error = governor.inbound().try_admit().unwrap_err();
     assert_eq!(error.refused().unwrap().scope(), Scope::Transient);
@@ -174,8 +174,8 @@ fn a_peer_exists_as_long_as_anything_is_charged_to_it() {
 #[test]
 fn a_class_is_a_second_parent_with_limits_of_its_own() {
     let limits = Limits::unlimited()
-        .class("public", scope().connections(2_u32).memory(10 * KIB))
-        .class_default(scope().connections(1_u32));
+        .class("public", scope().connections(2).memory(10 * KIB))
+        .class_default(scope().connections(1));
     let governor = governor(limits);
     let admit = |class| governor.inbound().peer("alice").class(class).try_admit();
     let first = admit("public").unwrap();
@@ -209,14 +209,14 @@ fn a_class_name_that_is_too_long_is_refused_where_it_is_given() {
 fn a_snapshot_shows_limits_beside_use() {
     let limits = Limits::unlimited()
         .system(scope().memory(64 * KIB))
-        .transient(scope().connections(7_u32))
-        .peer(scope().connections(8_u32))
-        .class("public", scope().connections(9_u32));
+        .transient(scope().connections(7))
+        .peer(scope().connections(8))
+        .class("public", scope().connections(9));
     let governor = governor(limits);
     let _known = governor.inbound().peer("alice").class("public").try_admit().unwrap();
     let snapshot = governor.snapshot();
     assert_eq!(snapshot.system.limits, scope().memory(64 * KIB));
-    assert_eq!(snapshot.transient.limits, scope().connections(7_u32));
-    assert_eq!(snapshot.peers[0].row.limits, scope().connections(8_u32));
-    assert_eq!(snapshot.classes[0].row.limits, scope().connections(9_u32));
+    assert_eq!(snapshot.transient.limits, scope().connections(7));
+    assert_eq!(snapshot.peers[0].row.limits, scope().connections(8));
+    assert_eq!(snapshot.classes[0].row.limits, scope().connections(9));
 }

@@ -257,7 +257,7 @@ fn a_stream_whose_memory_is_blocked_says_so() {
 
 #[test]
 fn a_refusal_by_an_outer_scope_charges_no_inner_one() {
-    let limits = Limits::unlimited().system(scope().memory(10 * KIB).streams(1_u32));
+    let limits = Limits::unlimited().system(scope().memory(10 * KIB).streams(1));
     let governor = governor(limits);
     let guard = governor.inbound().peer("alice").class("public").try_admit().unwrap();
     let stream = guard.try_open_stream(Direction::Inbound).unwrap();
@@ -275,7 +275,7 @@ fn a_refusal_by_an_outer_scope_charges_no_inner_one() {
 
 #[test]
 fn a_refused_admission_leaves_nobody_behind() {
-    let governor = governor(Limits::unlimited().system(scope().connections(0_u32)));
+    let governor = governor(Limits::unlimited().system(scope().connections(0)));
     let admission = governor.inbound().peer("alice").class("public").weight(100);
     assert!(admission.try_admit().is_err());
     assert_nothing_left(&governor);
@@ -285,7 +285,7 @@ fn a_refused_admission_leaves_nobody_behind() {
 
 #[test]
 fn an_admission_weight_is_charged_with_the_connection_or_not_at_all() {
-    let governor = governor(Limits::unlimited().peer(scope().memory(1000_u64)));
+    let governor = governor(Limits::unlimited().peer(scope().memory(1000)));
     let guard = governor.inbound().peer("alice").weight(600).try_admit().unwrap();
     assert_eq!(guard.usage().reserved_bytes, 600);
     let before = now(&governor);
@@ -298,7 +298,7 @@ fn an_admission_weight_is_charged_with_the_connection_or_not_at_all() {
 
 #[test]
 fn a_connection_without_descriptor_counts_none() {
-    let governor = governor(Limits::unlimited().system(scope().fds(0_u32)));
+    let governor = governor(Limits::unlimited().system(scope().fds(0)));
     assert!(governor.inbound().try_admit().is_err());
     let _guard = governor.inbound().without_fd().try_admit().unwrap();
     assert_eq!(governor.snapshot().system.usage.fds, 0);
@@ -434,9 +434,9 @@ fn a_limit_lowered_below_use_revokes_nothing_and_lets_use_only_fall() {
 
 #[test]
 fn counts_lowered_below_use_refuse_until_there_is_room() {
-    let governor = governor(Limits::unlimited().system(scope().connections(3_u32)));
+    let governor = governor(Limits::unlimited().system(scope().connections(3)));
     let mut guards: Vec<_> = (0..3).map(|_| governor.inbound().try_admit().unwrap()).collect();
-    governor.set_limits(Limits::unlimited().system(scope().connections(1_u32)));
+    governor.set_limits(Limits::unlimited().system(scope().connections(1)));
     for in_use in (1..=3).rev() {
         let error = governor.inbound().try_admit().unwrap_err();
         let numbers = (Limit::Max(1), in_use, 1);

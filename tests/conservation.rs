@@ -84,7 +84,7 @@ fn counters_agree_when_leases_overflow_the_magazine() {
 
 #[test]
 fn a_refused_lease_is_counted_nowhere() {
-    let limits = leasehold::Limits::unlimited().connection(common::scope().memory(512_u64));
+    let limits = leasehold::Limits::unlimited().connection(common::scope().memory(512));
     let governor = common::governor(limits);
     let guard = governor.inbound().try_admit().unwrap();
     let _only = guard.try_lease(512).unwrap();

@@ -186,7 +186,7 @@ fn peers_that_come_and_go_leave_nothing() {
 
 #[test]
 fn refused_peers_leave_nothing() {
-    let limits = leasehold::Limits::unlimited().system(common::scope().connections(0_u32));
+    let limits = leasehold::Limits::unlimited().system(common::scope().connections(0));
     let governor = common::governor(limits);
     assert!(governor.inbound().peer("first").try_admit().is_err());
     let before = live_bytes();

@@ -100,7 +100,7 @@ fn all_the_blocks_of_a_magazine() {
 
 #[test]
 fn leases_at_a_limit_where_nothing_may_rest() {
-    let limits = Limits::unlimited().peer(common::scope().memory(9 * 4096_u64));
+    let limits = Limits::unlimited().peer(common::scope().memory(9 * 4096));
     let governor = common::governor(limits);
     let guard = guard(&governor);
     let sibling = governor.inbound().peer("alice").try_admit().unwrap();
@@ -116,7 +116,7 @@ fn leases_at_a_limit_where_nothing_may_rest() {
 
 #[test]
 fn reservations_and_refusals() {
-    let limits = Limits::unlimited().connection(common::scope().memory(8192_u64));
+    let limits = Limits::unlimited().connection(common::scope().memory(8192));
     let governor = common::governor(limits);
     let guard = guard(&governor);
     assert_allocates_nothing(|| {

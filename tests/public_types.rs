@@ -150,8 +150,8 @@ fn errors_become_io_errors_that_keep_their_cause() {
         AlreadyExists, ConnectionAborted, InvalidInput, OutOfMemory, QuotaExceeded,
     };
     let limits = Limits::unlimited()
-        .system(ScopeLimits::unlimited().connections(2_u32))
-        .peer(ScopeLimits::unlimited().memory(512_u64).connections(1_u32));
+        .system(ScopeLimits::unlimited().connections(2))
+        .peer(ScopeLimits::unlimited().memory(512).connections(1));
     let governor = Governor::new(limits).unwrap();
     let guard = governor.inbound().peer("alice").try_admit().unwrap();
     let unbound = governor.inbound().try_admit().unwrap();
@@ -186,7 +186,7 @@ fn errors_become_io_errors_that_keep_their_cause() {
 
 #[test]
 fn a_refusal_can_be_read_by_a_person() {
-    let limits = Limits::unlimited().peer(ScopeLimits::unlimited().memory(4096_u64));
+    let limits = Limits::unlimited().peer(ScopeLimits::unlimited().memory(4096));
     let governor = Governor::new(limits).unwrap();
     let guard = governor.inbound().peer("alice").try_admit().unwrap();
     let _half = guard.try_lease(2048).unwrap();

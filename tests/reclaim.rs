@@ -49,7 +49,7 @@ fn streams_are_off_every_scope_and_their_guards_inert() {
 
 #[test]
 fn a_full_stream_of_a_closed_connection_answers_closed() {
-    let limits = Limits::unlimited().stream(common::scope().memory(512_u64));
+    let limits = Limits::unlimited().stream(common::scope().memory(512));
     let governor = common::governor(limits);
     let guard = bound(&governor);
     let stream = guard.try_open_stream(Direction::Inbound).unwrap();

@@ -23,7 +23,7 @@ fn transport() -> (Transport, Rc<Cell<u32>>) {
 }
 
 fn full() -> Governor {
-    governor(Limits::unlimited().system(scope().connections(0_u32)))
+    governor(Limits::unlimited().system(scope().connections(0)))
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn an_admitted_transport_comes_back_untouched() {
 
 #[test]
 fn a_refused_weight_closes_and_leaves_no_charge() {
-    let governor = governor(Limits::unlimited().transient(scope().memory(100_u64)));
+    let governor = governor(Limits::unlimited().transient(scope().memory(100)));
     let (transport, closed) = transport();
     assert!(governor.inbound().weight(101).try_admit_with(transport, |_, _| ()).is_err());
     assert_eq!(closed.get(), 1);

@@ -107,7 +107,10 @@ struct Table {
 fn table(index: usize) -> Table {
     let free = ScopeLimits::unlimited();
     let narrow = |memory: u64, count: u32| {
-        free.memory(memory).connections(count).streams(count).streams_inbound(count - 1)
+        free.memory(memory)
+            .connections(u64::from(count))
+            .streams(u64::from(count))
+            .streams_inbound(u64::from(count) - 1)
     };
     let none = Table {
         system: free,
@@ -119,18 +122,18 @@ fn table(index: usize) -> Table {
     };
     match index {
         0 => none,
-        1 => Table { system: narrow(150_000, 3).fds(2_u32), ..none },
+        1 => Table { system: narrow(150_000, 3).fds(2), ..none },
         2 => Table { transient: narrow(90_000, 2), ..none },
-        3 => Table { peer: narrow(90_000, 2).connections_outbound(1_u32), ..none },
+        3 => Table { peer: narrow(90_000, 2).connections_outbound(1), ..none },
         4 => Table { class: narrow(90_000, 2), ..none },
-        5 => Table { connection: narrow(40_000, 2), stream: free.memory(20_000_u64), ..none },
+        5 => Table { connection: narrow(40_000, 2), stream: free.memory(20_000), ..none },
         6 => Table {
             system: narrow(200_000, 4),
             transient: narrow(100_000, 3),
             peer: narrow(120_000, 3),
             class: narrow(110_000, 3),
             connection: narrow(80_000, 2),
-            stream: free.memory(40_000_u64),
+            stream: free.memory(40_000),
         },
         _ => Table { system: free.memory(Limit::Blocked), ..none },
     }

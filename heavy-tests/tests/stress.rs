@@ -66,11 +66,11 @@ impl Shelf {
 fn limits(tight: bool) -> Limits {
     let memory = |bytes: u64| scope().memory(if tight { bytes / 4 } else { bytes });
     Limits::unlimited()
-        .system(memory(4 * MIB).connections(60_u32))
+        .system(memory(4 * MIB).connections(60))
         .transient(memory(MIB))
-        .peer(memory(MIB).connections(20_u32))
+        .peer(memory(MIB).connections(20))
         .class("public", memory(2 * MIB))
-        .connection(memory(512 * KIB).streams(10_u32))
+        .connection(memory(512 * KIB).streams(10))
         .stream(memory(128 * KIB))
 }
 

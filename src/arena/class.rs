@@ -36,6 +36,8 @@ struct Slabs {
     available: BTreeSet<(usize, u32)>,
     /// How many of those are wholly empty: at most one is kept.
     empty: usize,
+    /// Whether a block came back since idle pages were last looked for.
+    has_news: bool,
     /// Struck from everything, waiting to be unmapped outside the lock.
     retired: Vec<Slab>,
 }
@@ -47,6 +49,7 @@ impl Class {
             next_number: 0,
             available: BTreeSet::new(),
             empty: 0,
+            has_news: false,
             retired: Vec::new(),
         };
         Self {
@@ -89,6 +92,7 @@ impl Class {
         let given = slab.give(index);
         debug_assert!(given, "a block was given back twice");
         let (address, is_empty) = (slab.address(), slab.is_empty());
+        slabs.has_news = true;
         if was_full {
             slabs.available.insert((address, number));
         }
@@ -154,15 +158,23 @@ impl Class {
 
     /// Gives the idle pages inside partly used slabs back to the system. Call with no lock held.
     pub(super) fn discard_idle(&self, books: &Books) {
-        let numbers: Vec<u32> = self.slabs.lock().partly_used().collect();
+        let mut slabs = self.slabs.lock();
+        if !std::mem::take(&mut slabs.has_news) {
+            return;
+        }
+        let numbers: Vec<u32> = slabs.partly_used().collect();
+        drop(slabs);
         for number in numbers {
             loop {
                 let mut slabs = self.slabs.lock();
                 let Some((groups, discarder)) = slabs.set_aside(number) else { break };
                 drop(slabs);
-                discarder.discard(&groups);
+                let discarded = discarder.discard(&groups);
                 drop(discarder);
-                self.put_back(number, &groups, books);
+                self.put_back(number, &groups, discarded, books);
+                if discarded < groups.len() {
+                    break;
+                }
             }
         }
     }
@@ -195,12 +207,12 @@ impl Class {
         slabs.retired.push(slab);
     }
 
-    fn put_back(&self, number: u32, groups: &[usize], books: &Books) {
+    fn put_back(&self, number: u32, groups: &[usize], discarded: usize, books: &Books) {
         let mut slabs = self.slabs.lock();
         // It is not empty while groups of it are set aside, so nobody retired it.
         let Some(slab) = slabs.numbered.get_mut(&number) else { return };
         let was_full = !slab.has_free();
-        books.discard(slab.release_idle(groups) as u64);
+        books.discard(slab.release_idle(groups, discarded) as u64);
         let (address, is_empty) = (slab.address(), slab.is_empty());
         if was_full {
             slabs.available.insert((address, number));

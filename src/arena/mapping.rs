@@ -35,21 +35,21 @@ impl Mapping {
         self.map.len()
     }
 
-    /// Gives the pages of a range back to the system. They read as zero afterwards.
+    /// Gives the pages of a range back to the system. They read as zero afterwards. `false`: the
+    /// system keeps them, as it does with locked memory.
     ///
     /// # Safety
     ///
     /// Nobody may hold, or be handed, a block in the range before this returns. Both numbers are
     /// multiples of [`granule`].
-    pub(crate) unsafe fn discard(&self, offset: usize, bytes: usize) {
+    pub(crate) unsafe fn discard(&self, offset: usize, bytes: usize) -> bool {
         debug_assert!(offset.is_multiple_of(granule()) && bytes.is_multiple_of(granule()));
         #[cfg(unix)]
         {
             let advice = memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: the range lies within the map and is page-aligned; the caller promises that
-            // nobody reads or writes it, so losing its content is seen by no one. An error leaves
-            // the pages resident, which costs memory and nothing else.
-            let _ = unsafe { self.map.unchecked_advise_range(advice, offset, bytes) };
+            // nobody reads or writes it, so losing its content is seen by no one.
+            unsafe { self.map.unchecked_advise_range(advice, offset, bytes) }.is_ok()
         }
         #[cfg(not(unix))]
         unreachable!("{offset} and {bytes}: nothing is discarded where `CAN_DISCARD` is not");
@@ -68,7 +68,9 @@ impl Mapping {
         self.map.len() * 8
     }
 
-    pub(crate) unsafe fn discard(&self, _offset: usize, _bytes: usize) {}
+    pub(crate) unsafe fn discard(&self, _offset: usize, _bytes: usize) -> bool {
+        true
+    }
 }
 
 impl Mapping {

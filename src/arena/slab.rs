@@ -78,7 +78,8 @@ impl Slab {
 
     /// Whether a free block has its pages.
     pub(super) fn has_resident(&self) -> bool {
-        self.first_resident().is_some()
+        // All blocks of a discarded group are free.
+        self.free.len() > self.discarded.len() * self.group_blocks()
     }
 
     /// Hands out the lowest free block that is resident; or else, if `wake` allows it, one whose
@@ -137,18 +138,20 @@ impl Slab {
         groups
     }
 
-    /// Puts the groups back that [`claim_idle`](Self::claim_idle) set aside, as discarded. Answers
-    /// how many bytes that is.
-    pub(super) fn release_idle(&mut self, groups: &[usize]) -> usize {
+    /// Puts the groups back that [`claim_idle`](Self::claim_idle) set aside, of which the first
+    /// `discarded` were given back to the system. Answers how many bytes that is.
+    pub(super) fn release_idle(&mut self, groups: &[usize], discarded: usize) -> usize {
         let size = self.group_blocks();
-        for &group in groups {
-            self.discarded.insert(group);
+        for (nth, &group) in groups.iter().enumerate() {
+            if nth < discarded {
+                self.discarded.insert(group);
+            }
             for block in group * size..(group + 1) * size {
                 self.free.insert(block);
                 self.claimed -= 1;
             }
         }
-        groups.len() * size * self.block_bytes
+        discarded * size * self.block_bytes
     }
 
     /// How to give the pages of set-aside groups back outside the lock.
@@ -177,14 +180,20 @@ pub(super) struct Discarder {
 }
 
 impl Discarder {
-    /// Gives back the pages of `groups`, which the caller has set aside.
-    pub(super) fn discard(&self, groups: &[usize]) {
+    /// Gives back the pages of `groups`, which the caller has set aside, and answers how many of
+    /// them the system took, from the first on.
+    pub(super) fn discard(&self, groups: &[usize]) -> usize {
+        let mut discarded = 0;
         for run in runs(groups) {
             let offset = run.start * self.group_bytes;
             // SAFETY: the groups are set aside: none of their blocks is held, and none is handed
             // out before `release_idle`. Groups are whole pages of this mapping.
-            unsafe { self.mapping.discard(offset, run.len() * self.group_bytes) };
+            if !unsafe { self.mapping.discard(offset, run.len() * self.group_bytes) } {
+                break;
+            }
+            discarded += run.len();
         }
+        discarded
     }
 }
 

@@ -11,7 +11,7 @@ use super::loose::{Loose, LooseLease, LooseMemory};
 use super::shared::Shared;
 use super::{Connection, Granted, Memory, Seat};
 use crate::arena::{Arena, Block, Mapping, Note};
-use crate::error::{LeaseError, Reason, Refused, Resource, Scope};
+use crate::error::{LeaseError, Refused, Resource, Scope};
 use crate::magazine::{Hold, Tight, Word};
 use crate::scope::{KeyedScope, Place, Pressure};
 use crate::sync::Arc;
@@ -54,11 +54,19 @@ pub(super) struct Errand<'a> {
     block: Option<(usize, Block)>,
     mapping: Option<Mapping>,
     pressures: [Option<Pressure<'a, Arc<Connection>>>; 4],
+    /// Records that may not be dropped under a lock.
+    litter: Vec<Arc<Connection>>,
 }
 
 impl<'a> Errand<'a> {
     fn new(shared: &'a Shared) -> Self {
-        Self { shared, block: None, mapping: None, pressures: [const { None }; 4] }
+        Self {
+            shared,
+            block: None,
+            mapping: None,
+            pressures: [const { None }; 4],
+            litter: Vec::new(),
+        }
     }
 
     /// What to do about a charge that did not go through, all of one's own idle memory being back
@@ -80,6 +88,11 @@ impl<'a> Errand<'a> {
             Scope::Class => Halt::Press(scope, class.cloned()),
             _ => Halt::Press(scope, None),
         }
+    }
+
+    /// Keeps a record until no lock is held.
+    pub(super) fn drop_later(&mut self, record: Option<Arc<Connection>>) {
+        self.litter.extend(record);
     }
 
     fn run(&mut self, halt: Halt) -> Result<(), Halted> {
@@ -107,21 +120,19 @@ impl<'a> Errand<'a> {
         Ok(())
     }
 
-    /// Asks the arena for memory. Before it refuses because too much is resident, the idle blocks
-    /// of all connections go back to it, since those may be what keeps pages from being given up.
+    /// Asks the arena for memory. Before it refuses, because too much is resident or the system has
+    /// no more, the idle blocks of all connections go back to it: those may be what keeps pages from
+    /// being given up.
     fn ask_arena<T>(&self, ask: impl Fn(&Arena) -> Result<T, Refused>) -> Result<T, Halted> {
         let Shared { arena, tree, .. } = self.shared;
-        let refused = match ask(arena) {
-            Err(refused) if refused.reason() == Reason::Limit => refused,
-            answer => return answer.map_err(Halted::Refused),
-        };
+        if let Ok(granted) = ask(arena) {
+            return Ok(granted);
+        }
         let _pressure = tree.press(Scope::System, None);
-        let mut swept = false;
         while let Some(member) = tree.first_caching() {
             member.sweep();
-            swept = true;
         }
-        if swept { ask(arena).map_err(Halted::Refused) } else { Err(Halted::Refused(refused)) }
+        ask(arena).map_err(Halted::Refused)
     }
 
     fn take_block(&mut self, class: usize) -> Option<Block> {
@@ -321,7 +332,7 @@ impl Connection {
         bytes: u64,
     ) -> Result<Option<Entry<'a>>, Halt> {
         let Some(account) = account else { return Ok(None) };
-        let limit = self.shared.tree.limits().stream.memory;
+        let limit = || self.shared.tree.limits().stream.memory;
         account.enter(bytes, limit).map(Some).map_err(|refused| {
             // Revoked leases that still exist fill the account of a stream that can lease no more.
             if self.is_closed() { Halt::Closed } else { Halt::Refused(refused) }

@@ -62,7 +62,7 @@ impl Connection {
                 let tree = &self.shared.tree;
                 match tree.bind(&ledger.place, &peer, &usage, self.id) {
                     Ok(()) => break,
-                    Err(_) if self.flush(ledger) > 0 => {}
+                    Err((_, victim)) if self.flush(ledger) > 0 => errand.drop_later(victim),
                     Err((refused, victim)) => {
                         return Err(errand.overcome(refused, victim, Some(&peer), None));
                     }

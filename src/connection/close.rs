@@ -32,9 +32,9 @@ struct Aftermath {
 }
 
 impl Connection {
-    /// Takes everything back that nobody is touching. Idempotent; the guard's close does what an
-    /// earlier one from outside had to leave.
-    pub(crate) fn close(&self, closer: Closer) -> Reclaimed {
+    /// Takes everything back that nobody is touching. The guard's close does what an earlier one from
+    /// outside had to leave; of those from outside, only the first finds anything to do.
+    pub(crate) fn close(&self, closer: Closer) -> Option<Reclaimed> {
         let mut reclaimed = Reclaimed::default();
         let mut aftermath = Aftermath::default();
         let mut guard = self.ledger.lock();
@@ -49,11 +49,13 @@ impl Connection {
         self.count_what_is_out(ledger, &mut reclaimed);
         self.wind_up(ledger, &mut aftermath);
         drop(guard);
-        if closes_now {
-            self.wake_all();
-        }
+        let wakers = if closes_now { self.take_wakers() } else { None };
         self.finish(aftermath);
-        reclaimed
+        // Last, for a waker may run any code, and panic: by now all of the above is true.
+        if let Some(wakers) = wakers {
+            wakers.wake_all();
+        }
+        (closes_now || closer == Closer::Guard).then_some(reclaimed)
     }
 
     /// Phase one: everything that is idle or revocable.
@@ -134,10 +136,12 @@ impl Connection {
         ledger.phase = Phase::Gone;
     }
 
-    /// Returns a `'static` lease's block, taking the mutex while it is still out.
+    /// Returns a `'static` lease's block, taking the mutex while it is still out. The answer keeps
+    /// this record in memory, and is dropped after the last use of `self`.
     #[cold]
     #[inline(never)]
-    pub(super) fn put_slowly(&self, seat: Seat) -> Option<Arc<Connection>> {
+    #[must_use = "the record may go with it: drop it after the last use of the reference"]
+    pub(crate) fn put_slowly(&self, seat: Seat) -> Option<Arc<Connection>> {
         let mut ledger = self.ledger.lock();
         let alive = ledger.keep.clone();
         if !self.put_spare(&mut ledger, seat) {
@@ -237,6 +241,9 @@ impl Connection {
         self.shared.arena.settle();
         self.release(peer, class);
         let registered = if deregister { self.shared.registry.remove(self.id) } else { None };
+        if deregister {
+            self.shared.release_if_deserted();
+        }
         drop((unlisted, registered, keep));
     }
 

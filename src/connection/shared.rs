@@ -21,15 +21,22 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry<Connection>,
     /// What connections that ended, or whose counters were full, have counted.
     pub(crate) tallies: CachePadded<Mutex<Tallies>>,
-    /// The coarse clock: steps of [`TICK_MS`] since the governor was made.
-    pub(crate) tick: AtomicU32,
-    /// The memory limit of a stream, where a fast path finds it.
-    stream_memory: AtomicU64,
+    hot: CachePadded<Hot>,
     clock: Box<dyn Clock>,
     epoch: Duration,
     fragmentation_bytes: Option<u64>,
+    /// How many governors there are. All of them may be gone before the last connection is.
+    governors: AtomicU32,
     /// The highest totals a report has shown.
     shown: CachePadded<Mutex<Tallies>>,
+}
+
+/// What fast paths read and next to nobody writes, on a line of its own.
+struct Hot {
+    /// The coarse clock: steps of [`TICK_MS`] since the governor was made.
+    tick: AtomicU32,
+    /// The memory limit of a stream; `u64::MAX` is unlimited.
+    stream_memory: AtomicU64,
 }
 
 /// The step of the coarse clock, in milliseconds.
@@ -44,29 +51,59 @@ impl Shared {
     ) -> Self {
         Self {
             arena,
-            stream_memory: AtomicU64::new(limits.stream.memory.max()),
+            hot: CachePadded::new(Hot {
+                tick: AtomicU32::new(0),
+                stream_memory: AtomicU64::new(limits.stream.memory.max()),
+            }),
             tree: Tree::new(limits),
             registry: Registry::new(),
             tallies: CachePadded::default(),
-            tick: AtomicU32::new(0),
             epoch: clock.now(),
             clock,
             fragmentation_bytes,
+            governors: AtomicU32::new(1),
             shown: CachePadded::default(),
         }
     }
 
     pub(crate) fn set_limits(&self, limits: Limits) {
         let classes = self.arena.class_count();
-        self.arena.set_bounds(Bounds::new(limits.system.memory, classes, self.fragmentation_bytes));
-        self.stream_memory.store(limits.stream.memory.max(), Relaxed);
-        self.tree.set_limits(limits);
+        let bounds = Bounds::new(limits.system.memory, classes, self.fragmentation_bytes);
+        let stream_memory = limits.stream.memory.max();
+        self.tree.set_limits(limits, || {
+            self.arena.set_bounds(bounds);
+            self.hot.stream_memory.store(stream_memory, Relaxed);
+        });
+    }
+
+    pub(crate) fn governor_cloned(&self) {
+        self.governors.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn governor_dropped(&self) {
+        if self.governors.fetch_sub(1, Relaxed) == 1 {
+            self.release_if_deserted();
+        }
+    }
+
+    /// Unmaps the slabs that are kept for next time, once there will be none: no governor is left
+    /// to admit anyone, and no connection has anything.
+    pub(crate) fn release_if_deserted(&self) {
+        if self.governors.load(Relaxed) == 0 && self.registry.is_empty() {
+            self.arena.release_empty();
+        }
     }
 
     /// The memory limit of a stream in force; `u64::MAX` is unlimited.
     #[inline]
     pub(super) fn stream_memory(&self) -> u64 {
-        self.stream_memory.load(Relaxed)
+        self.hot.stream_memory.load(Relaxed)
+    }
+
+    /// The coarse clock: steps of [`TICK_MS`] since the governor was made.
+    #[inline]
+    pub(crate) fn tick(&self) -> u32 {
+        self.hot.tick.load(Relaxed)
     }
 
     /// Advances the coarse clock.
@@ -74,8 +111,8 @@ impl Shared {
         let elapsed = self.clock.now().saturating_sub(self.epoch);
         let tick = (elapsed.as_millis() as u64 / TICK_MS) as u32;
         // Every lease reads this line, so it is written only when there is something new.
-        if self.tick.load(Relaxed) != tick {
-            self.tick.store(tick, Relaxed);
+        if self.hot.tick.load(Relaxed) != tick {
+            self.hot.tick.store(tick, Relaxed);
         }
     }
 

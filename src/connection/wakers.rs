@@ -42,10 +42,26 @@ impl Connection {
         drop((forgotten, empty));
     }
 
-    /// Wakes everyone, once the connection is closed.
-    pub(super) fn wake_all(&self) {
-        let wakers = self.wakers.lock().take();
-        for waker in wakers.into_iter().flat_map(|wakers| wakers.waiting.into_values()) {
+    /// Everyone who waits, once the connection is closed.
+    pub(super) fn take_wakers(&self) -> Option<Box<Wakers>> {
+        self.wakers.lock().take()
+    }
+}
+
+impl Wakers {
+    /// Wakes everyone, even if a waker panics.
+    pub(super) fn wake_all(self) {
+        struct Rest<I: Iterator<Item = Waker>>(I);
+
+        impl<I: Iterator<Item = Waker>> Drop for Rest<I> {
+            fn drop(&mut self) {
+                self.0.by_ref().for_each(Waker::wake);
+            }
+        }
+
+        let mut rest = Rest(self.waiting.into_values());
+        for waker in rest.0.by_ref() {
+            // If this panics, the unwinding wakes the rest.
             waker.wake();
         }
     }

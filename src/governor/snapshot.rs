@@ -10,7 +10,6 @@ use crate::registry::Identified;
 use crate::report::{
     ClassRow, ConnectionRow, Orphan, PeerRow, RefusalRow, ScopeRow, Snapshot, Totals,
 };
-use crate::sync::unmodelled::Relaxed;
 
 impl Governor {
     /// Reads everything: the tree with limits beside use, connections, orphans, refusals, the
@@ -106,7 +105,7 @@ impl Governor {
     }
 
     fn age(&self, since_tick: u32) -> Duration {
-        let ticks = self.shared.tick.load(Relaxed).wrapping_sub(since_tick);
+        let ticks = self.shared.tick().wrapping_sub(since_tick);
         Duration::from_millis(u64::from(ticks) * TICK_MS)
     }
 

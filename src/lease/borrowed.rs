@@ -115,7 +115,9 @@ buffer!(Lease<'_>);
 impl Drop for Lease<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.connection.shared().arena.zero_on_return() {
+        if self.connection.shared().arena.zero_on_return()
+            && self.connection.is_block(self.capacity())
+        {
             self.window.wipe();
         }
         self.connection.put_borrowed(self.seat);

@@ -14,8 +14,8 @@ use crate::magazine::Hold;
 /// A buffer on loan that no borrow ties to its guard: for other tasks, queues and maps.
 ///
 /// When the connection closes, the memory is taken back wherever the lease is, unless it is pinned
-/// at that moment. [`pin`](Self::pin) it to touch the bytes. Keeping one for ever keeps nothing
-/// but this small value.
+/// at that moment. [`pin`](Self::pin) it to touch the bytes. Keeping one for ever keeps this small
+/// value and its connection's empty record, at most 512 bytes.
 ///
 /// ```
 /// use bytes::BufMut;
