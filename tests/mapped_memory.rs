@@ -166,6 +166,33 @@ fn a_governor_that_is_dropped_unmaps_everything() {
     assert!(left <= 2 * MIB, "{:.1} MiB stay", mib(left));
 }
 
+/// P13: not even the slab that each class keeps for next time, since there will be none.
+#[test]
+fn a_handle_that_outlives_its_governor_keeps_no_slab() {
+    let _alone = alone();
+    let before = resident();
+    let governor = limited();
+    let guard = governor.inbound().try_admit().unwrap();
+    let handle = guard.handle();
+    for len in CLASSES {
+        let leases: Vec<_> = (0..SLAB as usize / len)
+            .map(|_| {
+                let mut lease = guard.try_lease_owned(len).unwrap();
+                lease.pin().unwrap().initialize(len);
+                lease
+            })
+            .collect();
+        drop(leases);
+    }
+    guard.trim();
+    assert!(resident() >= before + 4 * MIB, "nothing was resident");
+    drop((guard, governor));
+    let left = resident().saturating_sub(before);
+    assert!(handle.is_closed());
+    println!("with a handle left: {:.1} MiB more resident than before", mib(left));
+    assert!(left <= 2 * MIB, "{:.1} MiB stay", mib(left));
+}
+
 /// Fills each class to the limit, drops all but one block of every slab, and goes on to the next.
 /// Answers the most that was resident beyond what was there before, measured and reported.
 fn fragment(order: &[usize]) -> (u64, u64) {
