@@ -5,7 +5,8 @@
 //! preemptions, see [`Bounds`]) and in which its atomics may answer, and the library itself
 //! watches its blocks (`Probe` in `src/sync.rs`): loom reports a block that is handed out or
 //! returned twice, one whose bytes are touched after it was returned or without a happens-before
-//! edge from its last user, and one that never comes back. Under a plain `cargo test` the same
+//! edge from its last user, and one that never comes back. Freed memory is overwritten (see
+//! `poison`), so that the use of a freed record shows. Under a plain `cargo test` the same
 //! programs run some hundred times on threads of the operating system.
 //!
 //! Every model ends at rest, with [`all_back`]: conservation by the arena's own record.
@@ -27,6 +28,7 @@
 
 mod check;
 mod fixture;
+mod poison;
 mod threads;
 
 pub use check::{all_back, at_rest, ended};
@@ -49,16 +51,16 @@ const _: () = assert!(
 
 /// How far loom searches.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(leasehold_loom), allow(dead_code, reason = "without loom threads run as they like"))]
 pub struct Bounds {
     preemptions: usize,
 }
 
 impl Bounds {
-    /// All interleavings with up to three preemptions: what two threads need to run into each other
-    /// twice over.
-    pub const TWO_THREADS: Self = Self::preemptions(3);
-    /// All interleavings with up to two preemptions.
-    pub const THREE_THREADS: Self = Self::preemptions(2);
+    /// All interleavings of two threads with up to five preemptions.
+    pub const TWO_THREADS: Self = Self::preemptions(5);
+    /// All interleavings of three threads with up to three preemptions.
+    pub const THREE_THREADS: Self = Self::preemptions(3);
 
     /// All interleavings with up to `preemptions` switches away from a thread that could go on.
     pub const fn preemptions(preemptions: usize) -> Self {
@@ -91,8 +93,9 @@ fn explore(bounds: Bounds, body: impl Fn() + Send + Sync + 'static) {
     builder.check(body);
 }
 
+/// On threads of the operating system no bounds apply.
 #[cfg(not(leasehold_loom))]
-fn explore(_: Bounds, body: impl Fn() + Send + Sync + 'static) {
+fn explore(Bounds { preemptions: _ }: Bounds, body: impl Fn() + Send + Sync + 'static) {
     const RUNS: usize = 200;
     (0..RUNS).for_each(|_| body());
 }

@@ -9,8 +9,8 @@ use leasehold::{
     ConnectionGuard, Direction, Governor, LeaseError, Limits, OwnedLease, Scope, ScopeLimits,
 };
 use loom_tests::{
-    Arc, BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, governor_with_room, granted, model,
-    race, race3, room,
+    Arc, BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, governor_with_room, granted,
+    model, race, race3, room,
 };
 
 type Answer = (Result<OwnedLease, LeaseError>, ConnectionGuard);
@@ -134,7 +134,7 @@ fn refused_charge_is_never_seen() {
 fn last_connection() {
     model("last_connection", Bounds::TWO_THREADS, || {
         let governor =
-            governor(Limits::unlimited().system(ScopeLimits::unlimited().connections(1_u32)));
+            governor(Limits::unlimited().system(ScopeLimits::unlimited().connections(1)));
         let same = governor.clone();
         let (one, two) = race(
             || governor.inbound().peer("one").try_admit(),
@@ -150,7 +150,7 @@ fn last_connection() {
 #[test]
 fn last_stream() {
     model("last_stream", Bounds::TWO_THREADS, || {
-        let limits = Limits::unlimited().system(ScopeLimits::unlimited().streams(1_u32));
+        let limits = Limits::unlimited().system(ScopeLimits::unlimited().streams(1));
         let governor = governor(limits);
         let (one, two) = (admit(&governor), admit(&governor));
         let (one_stream, two_stream) = race(

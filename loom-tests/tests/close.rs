@@ -12,12 +12,12 @@ use std::mem::forget;
 
 use bytes::Bytes;
 use leasehold::{
-    BindError, Closed, ConnectionGuard, ConnectionHandle, Direction, LeaseError, Limits, OwnedLease,
-    PinnedLease,
+    BindError, Closed, ConnectionGuard, ConnectionHandle, Direction, LeaseError, Limits,
+    OwnedLease, PinnedLease,
 };
 use loom_tests::{
-    Arc, BLOCK, Bounds, Mark, Remains, admit, all_back, bytes, cache, ended, governor, lease, model,
-    race, race3,
+    Arc, BLOCK, Bounds, Mark, Remains, SLAB_BLOCKS, admit, all_back, bytes, cache, ended, governor,
+    lease, model, race, race3,
 };
 
 /// A close by a handle, while `work` is done on a guard that has an idle block; then the guard goes.
@@ -440,6 +440,20 @@ fn revoked_lease_keeps_the_record() {
                 drop((one, two));
             },
         );
+    });
+}
+
+/// Two leases that outlive all else are dropped at once, and each empties a slab, which is unmapped
+/// after the mutex is let go: the record goes with the one, not under the other's feet.
+#[test]
+fn last_leases_share_the_record() {
+    model("last_leases_share_the_record", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let mut all: Vec<_> = (0..=2 * SLAB_BLOCKS).map(|_| pinned(&guard)).collect();
+        let (one, two) = (all.pop(), all.swap_remove(SLAB_BLOCKS));
+        drop((all, governor, guard));
+        race(|| drop(one), move || drop(two));
     });
 }
 

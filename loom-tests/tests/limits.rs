@@ -66,13 +66,11 @@ fn two_changes_at_once() {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         let stream = guard.try_open_stream(Direction::Inbound).unwrap();
-        let (narrow, wide) = (
-            Limits::unlimited().system(room(1)).stream(room(1)),
-            Limits::unlimited().system(room(8)).stream(room(8)),
-        );
+        let of = |blocks| Limits::unlimited().system(room(8 + blocks)).stream(room(blocks));
+        let (narrow, wide) = (of(1), of(2));
         let same = governor.clone();
         race(|| governor.set_limits(narrow), move || same.set_limits(wide));
-        let wide = at_rest(&governor).system.limits == room(8);
+        let wide = at_rest(&governor).system.limits == room(8 + 2);
         let fits = stream.try_reserve(bytes(2)).is_ok();
         assert_eq!(fits, wide, "the stream's limit and the system's are of two different changes");
         drop((stream, guard));

@@ -111,10 +111,7 @@ fn frozen_in_one_thread_dropped_in_another() {
         let mut first = lease(&guard);
         first.mark(1);
         let frozen = first.freeze();
-        race(
-            || (0..2).for_each(|_| lease(&guard).mark(2)),
-            move || assert_eq!(frozen[..], [1]),
-        );
+        race(|| (0..2).for_each(|_| lease(&guard).mark(2)), move || assert_eq!(frozen[..], [1]));
         at_rest(&governor);
         drop(guard);
         all_back(&governor);

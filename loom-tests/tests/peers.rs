@@ -84,8 +84,7 @@ fn last_bytes_against_admission() {
 #[test]
 fn one_at_a_time() {
     model("one_at_a_time", Bounds::THREE_THREADS, || {
-        let governor =
-            governor(Limits::unlimited().peer(ScopeLimits::unlimited().connections(1_u32)));
+        let governor = governor(Limits::unlimited().peer(ScopeLimits::unlimited().connections(1)));
         let old = of_peer(&governor);
         let (one, two) = (governor.clone(), governor.clone());
         let ((), one, two) = race3(

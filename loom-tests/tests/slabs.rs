@@ -13,28 +13,37 @@ fn fill(guard: &ConnectionGuard, slabs: usize) -> Vec<OwnedLease> {
     (0..slabs * SLAB_BLOCKS).map(|_| lease(guard).into_owned()).collect()
 }
 
-/// Two slabs become empty, so one is unmapped, while another connection leases.
-#[test]
-fn release_against_allocation() {
-    model("release_against_allocation", Bounds::TWO_THREADS, || {
+/// Two slabs become empty, so one is unmapped, while another connection leases this many blocks.
+fn release_against<const LEASES: usize>(name: &str) {
+    model(name, Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());
         let (old, new) = (admit(&governor), admit(&governor));
         let revoked = fill(&old, 2);
         let (new, ()) = race(
             || {
-                let (mut one, mut two) = (lease(&new), lease(&new));
-                one.mark(1);
-                two.mark(2);
-                drop((one, two));
+                let mut leases: [_; LEASES] = std::array::from_fn(|_| lease(&new));
+                leases.iter_mut().for_each(|lease| lease.mark(1));
+                drop(leases);
                 new
             },
             move || drop(old),
         );
         drop((new, revoked));
         all_back(&governor);
-        let arena = at_rest(&governor).arena;
-        assert_eq!(arena.classes[0].slabs, 1, "one empty slab is kept");
+        assert_eq!(at_rest(&governor).arena.classes[0].slabs, 1, "one empty slab is kept");
     });
+}
+
+/// The blocks are at hand, or a new slab is needed, or turns out not to have been.
+#[test]
+fn release_against_one_slab() {
+    release_against::<SLAB_BLOCKS>("release_against_one_slab");
+}
+
+/// The blocks are partly those of the slab that is about to be unmapped.
+#[test]
+fn release_against_two_slabs() {
+    release_against::<{ SLAB_BLOCKS + 1 }>("release_against_two_slabs");
 }
 
 /// Two slabs become empty by two threads at once.
