@@ -46,19 +46,20 @@ const _: () = assert!(5 * FRAME_BLOCK_BYTES + MAX_WINDOW_BYTES as u64 <= CONNECT
 
 /// The limits of a server that `concurrency` connections use at a time.
 pub fn limits(concurrency: u32) -> Limits {
+    let concurrency = u64::from(concurrency);
     // A frame in the audit queue outlives its connection.
     let queued = AUDIT_QUEUE_FRAMES as u64 * FRAME_BLOCK_BYTES;
-    let busiest = u64::from(concurrency) * CONNECTION_BYTES + queued;
+    let busiest = concurrency * CONNECTION_BYTES + queued;
     let system = ScopeLimits::unlimited()
         .memory(busiest.max(SYSTEM_BYTES))
         .connections(concurrency)
         .fds(concurrency);
-    let names = u64::from(concurrency) * NAME_BLOCK_BYTES;
+    let names = concurrency * NAME_BLOCK_BYTES;
     let transient =
         ScopeLimits::unlimited().memory(names.max(TRANSIENT_BYTES)).connections(concurrency);
     let peer = ScopeLimits::unlimited()
         .memory(u64::from(PEER_CONNECTIONS) * CONNECTION_BYTES)
-        .connections_inbound(PEER_CONNECTIONS);
+        .connections_inbound(u64::from(PEER_CONNECTIONS));
     Limits::unlimited()
         .system(system)
         .transient(transient)

@@ -83,7 +83,7 @@ fn loosened(concurrency: u32) -> Limits {
 }
 
 fn tightened(concurrency: u32) -> Limits {
-    let peer = ScopeLimits::unlimited().connections_inbound(PEER_CONNECTIONS - 1);
+    let peer = ScopeLimits::unlimited().connections_inbound(u64::from(PEER_CONNECTIONS) - 1);
     budget::limits(concurrency).peer(peer)
 }
 
