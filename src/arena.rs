@@ -15,8 +15,9 @@
 //!               └──▶ retired ──▶ unmapped, after every lock is let go
 //! ```
 //!
-//! The arena knows nothing of budgets, and nothing of connections. It never maps, unmaps or
-//! advises under a lock: [`Arena::grow`] and [`Arena::settle`] are called with none held.
+//! The arena knows nothing of budgets, and nothing of connections. It maps, unmaps and advises under
+//! no lock that anybody needs for a block it could have: [`Arena::grow`] and [`Arena::settle`] are
+//! called with none held, and take turns among themselves.
 //!
 //! **Finding a block.** A handle is 32 bits: which slab of its class, which block of the slab. A
 //! [`directory`] of two levels leads from it to the block's record without a lock, since whoever
@@ -152,6 +153,9 @@ pub(crate) struct Arena {
     /// Held while memory goes back to the system, so that nobody is refused for want of what is on
     /// its way. The one lock that is held across such calls; taken with no other held.
     giving_up: CachePadded<Mutex<()>>,
+    /// Held while a slab is mapped, before `giving_up`: whoever comes next may need no other one, and
+    /// is not refused because of slabs that several map of which each needs one block.
+    growing: CachePadded<Mutex<()>>,
     books: Books,
 }
 
@@ -177,6 +181,7 @@ impl Arena {
             zero_on_return,
             unsettled: CachePadded::new(AtomicU32::new(0)),
             giving_up: CachePadded::new(Mutex::new(())),
+            growing: CachePadded::new(Mutex::new(())),
             books: Books::new(bounds),
         })
     }
@@ -224,6 +229,7 @@ impl Arena {
 
     /// Hands out a block, making room and mapping a slab if need be. Call with no lock held.
     pub(crate) fn grow(&self, class: usize) -> Result<Block, Refused> {
+        let _turn = self.growing.lock();
         self.with_room(slab::BYTES as u64, || self.try_grow(class))
     }
 

@@ -4,7 +4,7 @@
 
 use leasehold::{Direction, Limits, Scope};
 use loom_tests::{
-    BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, granted, model, race, room,
+    BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, granted, lease, model, race, room,
 };
 
 /// Whatever the order, one of the two gets the block that the limit in force allows: no charge is
@@ -65,14 +65,18 @@ fn two_changes_at_once() {
     model("two_changes_at_once", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
+        // Idle blocks, so that a lease is asked for the fast way first.
+        drop([lease(&guard), lease(&guard)]);
         let stream = guard.try_open_stream(Direction::Inbound).unwrap();
         let of = |blocks| Limits::unlimited().system(room(8 + blocks)).stream(room(blocks));
         let (narrow, wide) = (of(1), of(2));
         let same = governor.clone();
         race(|| governor.set_limits(narrow), move || same.set_limits(wide));
         let wide = at_rest(&governor).system.limits == room(8 + 2);
-        let fits = stream.try_reserve(bytes(2)).is_ok();
-        assert_eq!(fits, wide, "the stream's limit and the system's are of two different changes");
+        let leases = [stream.try_lease_owned(BLOCK), stream.try_lease_owned(BLOCK)];
+        let fit = leases.each_ref().map(|lease| granted(lease, Scope::Stream));
+        assert_eq!(fit, [true, wide], "the limits are of two different changes");
+        drop(leases);
         drop((stream, guard));
         all_back(&governor);
     });

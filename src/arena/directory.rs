@@ -16,7 +16,7 @@ const LOWER: usize = 512;
 #[cfg(leasehold_loom)]
 const UPPER: usize = 2;
 #[cfg(leasehold_loom)]
-const LOWER: usize = 2;
+const LOWER: usize = 4;
 
 /// How many slabs a class can have: 512 GiB of them.
 pub(super) const CAPACITY: usize = UPPER * LOWER;

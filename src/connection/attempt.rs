@@ -72,7 +72,7 @@ impl<'a> Errand<'a> {
     /// What to do about a charge that did not go through, all of one's own idle memory being back
     /// already: sweep the siblings, or else refuse.
     pub(super) fn overcome(
-        &self,
+        &mut self,
         refused: Refused,
         victim: Option<Arc<Connection>>,
         peer: Option<&Arc<KeyedScope<Arc<Connection>>>>,
@@ -83,6 +83,7 @@ impl<'a> Errand<'a> {
         if self.pressures.iter().flatten().any(|pressure| pressure.is_on(scope)) {
             return Halt::Sweep(victim);
         }
+        self.drop_later(Some(victim));
         match scope {
             Scope::Peer => Halt::Press(scope, peer.cloned()),
             Scope::Class => Halt::Press(scope, class.cloned()),
@@ -135,14 +136,12 @@ impl<'a> Errand<'a> {
         ask(arena).map_err(Halted::Refused)
     }
 
-    fn take_block(&mut self, class: usize) -> Option<Block> {
-        match self.block.take() {
-            Some((of, block)) if of == class => Some(block),
-            other => {
-                self.block = other;
-                self.shared.arena.take(class)
-            }
+    /// Takes a block along, unless one was brought along already. `false`: none is mapped.
+    fn take_along(&mut self, class: usize) -> bool {
+        if self.block.is_none() {
+            self.block = self.shared.arena.take(class).map(|block| (class, block));
         }
+        self.block.is_some()
     }
 }
 
@@ -261,19 +260,9 @@ impl Connection {
             }
             return Ok(granted);
         }
-        let Some(block) = errand.take_block(class) else {
-            // Nothing is mapped for a request that would be refused anyway.
-            self.check(ledger, &Usage::of_memory(bytes), errand)?;
-            return Err(Halt::Grow(class));
-        };
-        let tight = match self.weigh(ledger, &Usage::of_memory(bytes), errand, Weigh::ChargeBlock) {
-            Ok(tight) => tight,
-            Err(halt) => {
-                // Kept for the next attempt; the errand gives it back if there is none.
-                errand.block = Some((class, block));
-                return Err(halt);
-            }
-        };
+        let usage = Usage::of_memory(bytes);
+        let tight = self.weigh(ledger, &usage, errand, Weigh::ChargeBlock(class))?;
+        let Some((_, block)) = errand.block.take() else { return Err(Halt::Grow(class)) };
         let granted = match magazine.vacant_slot() {
             Some(slot) => {
                 magazine.install(slot, block.0, hold, tight);
@@ -344,13 +333,18 @@ impl Connection {
         &self,
         ledger: &mut Ledger,
         more: &Usage,
-        errand: &Errand<'_>,
+        errand: &mut Errand<'_>,
     ) -> Result<(), Halt> {
         self.weigh(ledger, more, errand, Weigh::Charge).map(drop)
     }
 
     /// Whether [`charge`](Self::charge) would go through now.
-    fn check(&self, ledger: &mut Ledger, more: &Usage, errand: &Errand<'_>) -> Result<(), Halt> {
+    fn check(
+        &self,
+        ledger: &mut Ledger,
+        more: &Usage,
+        errand: &mut Errand<'_>,
+    ) -> Result<(), Halt> {
         self.weigh(ledger, more, errand, Weigh::Check).map(drop)
     }
 
@@ -360,7 +354,7 @@ impl Connection {
         &self,
         ledger: &mut Ledger,
         more: &Usage,
-        errand: &Errand<'_>,
+        errand: &mut Errand<'_>,
         weigh: Weigh,
     ) -> Result<bool, Halt> {
         loop {
@@ -369,11 +363,20 @@ impl Connection {
             let connection = line.connection_limits().check(Scope::Connection, &own, more);
             let Err(refused) = connection.and_then(|()| line.check(more)) else {
                 let tight = line.is_tight();
+                // Under the scopes' locks: the arena is never short of a block that someone holds
+                // who is about to be refused. Nor is anything mapped for one who would be.
+                let charges_block = match weigh {
+                    Weigh::ChargeBlock(class) if !errand.take_along(class) => {
+                        return Err(Halt::Grow(class));
+                    }
+                    Weigh::ChargeBlock(_) => true,
+                    Weigh::Check | Weigh::Charge => false,
+                };
                 if weigh != Weigh::Check {
                     line.charge(more);
                     ledger.memory += more.memory;
                 }
-                if weigh == Weigh::ChargeBlock
+                if charges_block
                     && !tight
                     && !ledger.listed
                     && let Some(me) = &ledger.keep
@@ -481,8 +484,9 @@ enum Weigh {
     Check,
     /// Charge it.
     Charge,
-    /// Charge it, and list the connection as one that may cache, unless a scope is tight.
-    ChargeBlock,
+    /// Charge it for a block of this class, which is taken along, and list the connection as one
+    /// that may cache, unless a scope is tight.
+    ChargeBlock(usize),
 }
 
 /// Leases a block that no magazine has a place for.

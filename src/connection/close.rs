@@ -129,7 +129,7 @@ impl Connection {
         let mut line = self.line(&ledger.place, ledger.phase);
         line.credit(&ended);
         if ledger.place.peer.is_none() {
-            // What an unbound connection leaves behind stays with the system alone.
+            // What an unbound connection leaves behind stays with its class and the system.
             line.credit_parent(&orphaned);
         }
         drop(line);
