@@ -725,7 +725,9 @@ impl World {
     fn grow(&mut self, pick: usize) {
         let Some(nth) = self.item(pick, |held| matches!(held, Held::Borrowed(_))) else { return };
         let (conn, old) = (self.items[nth].conn, self.items[nth].bytes);
-        let bytes = block_bytes(old as usize + 1);
+        // The next class, or twice as much beyond the largest.
+        let larger = if old < 64 << 10 { old + 1 } else { 2 * old };
+        let bytes = block_bytes(larger as usize);
         let may = self.may(conn, None, &memory(bytes));
         let Held::Borrowed(lease) = &mut self.items[nth].held else { unreachable!() };
         let outcome = lease.grow();
