@@ -153,7 +153,7 @@ impl Ledger {
 
 /// A key that is not in use. Keys are used in turn, so that nothing has to remember which are free,
 /// and one comes back after two billion others.
-pub(super) fn unused_key<V>(table: &BTreeMap<u32, V>, next: &mut u32) -> u32 {
+fn unused_key<V>(table: &BTreeMap<u32, V>, next: &mut u32) -> u32 {
     loop {
         let key = *next;
         *next = (key + 1) & Seat::MOST_KEY;

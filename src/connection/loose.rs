@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::panic::Location;
 
-use super::ledger::unused_key;
+use super::seat::Seat;
 use crate::arena::{Arena, Block, Mapping, Note};
 use crate::magazine::Hold;
 
@@ -55,9 +55,15 @@ pub(super) struct Loose {
 
 impl Loose {
     pub(super) fn insert(&mut self, lease: LooseLease) -> u32 {
-        let key = unused_key(&self.leases, &mut self.next_key);
-        self.leases.insert(key, lease);
-        key
+        // Keys are used in turn; one comes back after two billion others, unless it is still in use.
+        loop {
+            let key = self.next_key;
+            self.next_key = (key + 1) & Seat::MOST_KEY;
+            if let Entry::Vacant(vacant) = self.leases.entry(key) {
+                vacant.insert(lease);
+                return key;
+            }
+        }
     }
 
     pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut LooseLease> {
