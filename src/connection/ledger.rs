@@ -1,6 +1,7 @@
 //! What a connection is charged for. Guarded by the connection's mutex.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::Connection;
 use super::account::StreamAccount;
@@ -120,10 +121,9 @@ impl Ledger {
 
     pub(super) fn open_account(&mut self) -> Arc<StreamAccount> {
         let Tables { accounts, next_account, .. } = &mut **self.tables.get_or_insert_default();
-        let key = unused_key(accounts, next_account);
-        let account = Arc::new(StreamAccount::new(key));
-        accounts.insert(key, account.clone());
-        account
+        let open = |key| Arc::new(StreamAccount::new(key));
+        let key = insert_in_turn(accounts, next_account, open);
+        accounts[&key].clone()
     }
 
     /// Takes out the account under `key`, if it is closed and drained.
@@ -151,13 +151,19 @@ impl Ledger {
     }
 }
 
-/// A key that is not in use. Keys are used in turn, so that nothing has to remember which are free,
-/// and one comes back after two billion others.
-fn unused_key<V>(table: &BTreeMap<u32, V>, next: &mut u32) -> u32 {
+/// Enters what `make` answers under a key that is not in use, and answers the key. Keys are used in
+/// turn, so that nothing has to remember which are free, and one comes back after two billion
+/// others.
+pub(super) fn insert_in_turn<V>(
+    table: &mut BTreeMap<u32, V>,
+    next: &mut u32,
+    make: impl FnOnce(u32) -> V,
+) -> u32 {
     loop {
         let key = *next;
         *next = (key + 1) & Seat::MOST_KEY;
-        if !table.contains_key(&key) {
+        if let Entry::Vacant(vacant) = table.entry(key) {
+            vacant.insert(make(key));
             return key;
         }
     }

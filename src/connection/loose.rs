@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::panic::Location;
 
-use super::seat::Seat;
+use super::ledger::insert_in_turn;
 use crate::arena::{Arena, Block, Mapping, Note};
 use crate::magazine::Hold;
 
@@ -55,15 +55,7 @@ pub(super) struct Loose {
 
 impl Loose {
     pub(super) fn insert(&mut self, lease: LooseLease) -> u32 {
-        // Keys are used in turn; one comes back after two billion others, unless it is still in use.
-        loop {
-            let key = self.next_key;
-            self.next_key = (key + 1) & Seat::MOST_KEY;
-            if let Entry::Vacant(vacant) = self.leases.entry(key) {
-                vacant.insert(lease);
-                return key;
-            }
-        }
+        insert_in_turn(&mut self.leases, &mut self.next_key, |_| lease)
     }
 
     pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut LooseLease> {
