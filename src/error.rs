@@ -5,8 +5,10 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use crate::limit::Limit;
+use crate::priority::Priority;
 
 /// A level of the scope tree that can refuse a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,10 +18,18 @@ pub enum Scope {
     System,
     /// All connections whose peer is not known yet.
     Transient,
+    /// Everything that only the allow list admitted.
+    AllowlistedSystem,
+    /// Of that, all connections whose peer is not known yet.
+    AllowlistedTransient,
+    /// Inbound connections from one prefix of addresses.
+    Subnet,
     /// All connections of one peer.
     Peer,
-    /// All connections of one class: a listener, a protocol, a service.
+    /// All connections and streams of one class: a listener, a protocol, a service.
     Class,
+    /// One peer's part of one class.
+    ClassPeer,
     /// One connection.
     Connection,
     /// One stream.
@@ -29,11 +39,15 @@ pub enum Scope {
 }
 
 impl Scope {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::System,
         Self::Transient,
+        Self::AllowlistedSystem,
+        Self::AllowlistedTransient,
+        Self::Subnet,
         Self::Peer,
         Self::Class,
+        Self::ClassPeer,
         Self::Connection,
         Self::Stream,
         Self::Arena,
@@ -45,8 +59,12 @@ impl fmt::Display for Scope {
         f.write_str(match self {
             Scope::System => "system",
             Scope::Transient => "transient",
+            Scope::AllowlistedSystem => "allow-listed system",
+            Scope::AllowlistedTransient => "allow-listed transient",
+            Scope::Subnet => "subnet",
             Scope::Peer => "peer",
             Scope::Class => "class",
+            Scope::ClassPeer => "class-per-peer",
             Scope::Connection => "connection",
             Scope::Stream => "stream",
             Scope::Arena => "arena",
@@ -112,6 +130,8 @@ pub enum Reason {
     Limit,
     /// The limit is [`Limit::Blocked`]: nothing of the kind is ever granted.
     Blocked,
+    /// Too many came in too short a time.
+    Rate,
     /// It would have fitted, but others were already waiting.
     Queued,
     /// The operating system had no memory to map.
@@ -119,7 +139,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 4] = [Self::Limit, Self::Blocked, Self::Queued, Self::OutOfMemory];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Limit, Self::Blocked, Self::Rate, Self::Queued, Self::OutOfMemory];
 }
 
 /// A request that was refused, with the numbers at the instant of the refusal.
@@ -146,9 +167,14 @@ pub struct Refused {
     limit: Limit,
     in_use: u64,
     requested: u64,
+    /// Zero if the time is not known.
+    retry_after_ns: u64,
     scope: Scope,
     resource: Resource,
     reason: Reason,
+    priority: Priority,
+    /// What refused, where the scope is [`Scope::Subnet`].
+    prefix_len: Option<u8>,
 }
 
 impl Refused {
@@ -163,19 +189,45 @@ impl Refused {
             Limit::Blocked => Reason::Blocked,
             _ => Reason::Limit,
         };
-        Self { limit, in_use, requested, scope, resource, reason }
+        Self {
+            limit,
+            in_use,
+            requested,
+            retry_after_ns: 0,
+            scope,
+            resource,
+            reason,
+            priority: Priority::Critical,
+            prefix_len: None,
+        }
+    }
+
+    /// One connection too many from a prefix of this length.
+    pub(crate) fn by_subnet(prefix_len: u8, limit: Limit, in_use: u64) -> Self {
+        let refused = Self::new(Scope::Subnet, Resource::ConnectionsInbound, limit, in_use, 1);
+        Self { prefix_len: Some(prefix_len), ..refused }
+    }
+
+    /// One connection too soon from a prefix of this length, which may burst by so many.
+    pub(crate) fn by_rate(prefix_len: u8, burst: u32, retry_after: Duration) -> Self {
+        let burst = u64::from(burst);
+        Self {
+            reason: Reason::Rate,
+            retry_after_ns: u64::try_from(retry_after.as_nanos()).unwrap_or(u64::MAX).max(1),
+            ..Self::by_subnet(prefix_len, Limit::Max(burst), burst)
+        }
     }
 
     /// The operating system would not map `requested` more bytes.
     pub(crate) fn out_of_memory(mapped: u64, requested: u64) -> Self {
-        Self {
-            limit: Limit::Unlimited,
-            in_use: mapped,
-            requested,
-            scope: Scope::Arena,
-            resource: Resource::Memory,
-            reason: Reason::OutOfMemory,
-        }
+        let refused =
+            Self::new(Scope::Arena, Resource::Memory, Limit::Unlimited, mapped, requested);
+        Self { reason: Reason::OutOfMemory, ..refused }
+    }
+
+    /// The same, of a request that had this priority.
+    pub(crate) fn at(self, priority: Priority) -> Self {
+        Self { priority, ..self }
     }
 
     /// The level of the tree that refused.
@@ -188,7 +240,7 @@ impl Refused {
         self.resource
     }
 
-    /// The limit in force when the request was refused.
+    /// The limit in force when the request was refused; the burst, where the reason is a rate.
     pub fn limit(&self) -> Limit {
         self.limit
     }
@@ -208,28 +260,57 @@ impl Refused {
         self.reason
     }
 
+    /// The priority of the request, which decides how much of the limit it may fill.
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Which prefix of the address refused, by its length in bits, where the scope is
+    /// [`Scope::Subnet`].
+    pub fn prefix_len(&self) -> Option<u8> {
+        self.prefix_len
+    }
+
+    /// When to come back, where the reason is [`Reason::Rate`].
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.retry_after_ns > 0).then(|| Duration::from_nanos(self.retry_after_ns))
+    }
+
     /// Whether the request exceeds the limit even with nothing else in use.
     pub(crate) fn never_fits(&self) -> bool {
         match self.limit {
             Limit::Unlimited => false,
             Limit::Blocked => true,
-            Limit::Max(max) => self.requested > max,
+            Limit::Max(max) => self.requested > self.priority.share_of(max),
         }
     }
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { limit, in_use, requested, scope, resource, reason } = *self;
+        let Self { limit, in_use, requested, scope, resource, reason, priority, .. } = *self;
         let unit = Unit(resource);
+        let scope = Place { scope, prefix_len: self.prefix_len };
         match reason {
-            Reason::Limit => write!(
+            Reason::Limit if priority == Priority::Critical => write!(
                 f,
                 "{scope} limit of {limit} {unit} reached: {in_use} in use, {requested} requested"
+            ),
+            Reason::Limit => write!(
+                f,
+                "{percent} % of the {scope} limit of {limit} {unit} reached, all that {priority} \
+                 priority may fill: {in_use} in use, {requested} requested",
+                percent = priority.percent()
             ),
             Reason::Blocked => {
                 write!(f, "{scope} limit blocks all {unit}: {requested} requested")
             }
+            Reason::Rate => write!(
+                f,
+                "{scope} rate of new connections reached after a burst of {limit}: \
+                 come back in {wait:.1?}",
+                wait = Duration::from_nanos(self.retry_after_ns)
+            ),
             Reason::Queued => write!(
                 f,
                 "others already wait for {unit} in the {scope} scope: \
@@ -240,6 +321,21 @@ impl fmt::Display for Refused {
                 "the operating system has no memory to map: \
                  {in_use} bytes mapped, {requested} more requested"
             ),
+        }
+    }
+}
+
+/// Where it was refused.
+struct Place {
+    scope: Scope,
+    prefix_len: Option<u8>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix_len {
+            Some(len) => write!(f, "/{len} {}", self.scope),
+            None => self.scope.fmt(f),
         }
     }
 }
@@ -528,6 +624,13 @@ pub enum ConfigError {
     },
     /// The name of a class is too long.
     NameTooLong(NameTooLong),
+    /// A prefix of an address is longer than the address.
+    PrefixLength {
+        /// The length given, in bits.
+        length: u8,
+        /// The length of such an address.
+        most: u8,
+    },
 }
 
 impl fmt::Display for ConfigError {
@@ -546,6 +649,9 @@ impl fmt::Display for ConfigError {
                 write!(f, "size classes must ascend, but {bytes} bytes follows a size not below it")
             }
             ConfigError::NameTooLong(error) => error.fmt(f),
+            ConfigError::PrefixLength { length, most } => {
+                write!(f, "a prefix length of {length} is more than the {most} bits of the address")
+            }
         }
     }
 }

@@ -203,7 +203,7 @@ impl GovernorBuilder {
     /// is too long.
     pub fn build(self) -> Result<Governor, ConfigError> {
         let Self { limits, classes, zero_on_return, fragmentation_bytes, clock } = self;
-        limits.check_names().map_err(ConfigError::NameTooLong)?;
+        limits.validate()?;
         let bounds = Bounds::new(limits.system.memory, classes.len(), fragmentation_bytes);
         let arena = Arena::new(&classes, bounds, zero_on_return)?;
         let shared = Arc::new(Shared::new(arena, limits, clock, fragmentation_bytes));

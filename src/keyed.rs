@@ -12,10 +12,8 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
 
 use crate::error::NameTooLong;
+use crate::name::MAX_NAME_BYTES;
 use crate::sync::{Arc, Mutex};
-
-/// The longest peer key, class name or opaque source, in bytes.
-pub const MAX_NAME_BYTES: usize = 64;
 
 /// A sharded table of [`Named`] values.
 pub(crate) struct Keyed<T> {

@@ -21,6 +21,7 @@ mod limit;
 mod limits;
 mod magazine;
 mod name;
+mod priority;
 mod registry;
 mod report;
 mod reservation;
@@ -39,11 +40,13 @@ pub use error::{
 };
 pub use governor::{Governor, GovernorBuilder};
 pub use guard::{ConnectionGuard, ConnectionHandle};
-pub use keyed::MAX_NAME_BYTES;
 pub use lease::{Lease, OwnedLease, Pinned, PinnedLease};
 pub use limit::Limit;
-pub use limits::{Limits, ScopeLimits};
-pub use name::{ConnectionId, Direction, PeerKey, Source};
+pub use limits::{
+    AllowList, AllowRule, Limits, Observe, PrefixLimits, Rate, ScopeLimits, SubnetLimits,
+};
+pub use name::{ConnectionId, Direction, MAX_NAME_BYTES, PeerKey, Source};
+pub use priority::Priority;
 pub use report::{
     ClassRow, ConnectionRow, ConnectionUsage, Drained, Orphan, PeerRow, Reclaimed, RefusalRow,
     ScopeRow, Snapshot, StreamUsage, Totals,

@@ -1,136 +1,21 @@
-//! What each scope may use at most.
+//! What each scope may use at most: plain data, which a governor takes whole.
+//!
+//! A value of a limit is [`Limit::Unlimited`](crate::Limit), `Blocked` or a number. There is no
+//! magic zero and no -1, and what is unlimited is unlimited everywhere: by subnet and by rate too.
 
-use crate::error::{NameTooLong, Refused, Resource, Scope};
-use crate::limit::Limit;
-use crate::usage::Usage;
+mod allow;
+mod observe;
+mod scope;
+mod subnets;
 
-/// The limits of one scope, resource by resource.
-///
-/// ```
-/// use leasehold::{Limit, ScopeLimits};
-///
-/// let limits = ScopeLimits::unlimited().memory(64 << 20).connections(500);
-/// assert_eq!(limits.memory, Limit::Max(64 << 20));
-/// assert_eq!(limits.streams, Limit::Unlimited);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ScopeLimits {
-    /// Bytes of leased, cached and reserved memory.
-    pub memory: Limit,
-    /// Connections, whoever opened them.
-    pub connections: Limit,
-    /// Connections that the remote side opened.
-    pub connections_inbound: Limit,
-    /// Connections that this side opened.
-    pub connections_outbound: Limit,
-    /// Streams, whoever opened them.
-    pub streams: Limit,
-    /// Streams that the remote side opened.
-    pub streams_inbound: Limit,
-    /// Streams that this side opened.
-    pub streams_outbound: Limit,
-    /// File descriptors.
-    pub fds: Limit,
-}
+use std::collections::BTreeMap;
 
-/// Writes one builder method per resource.
-macro_rules! setters {
-    ($($resource:ident),+ $(,)?) => {$(
-        #[doc = concat!("Sets [`", stringify!($resource), "`](field@ScopeLimits::", stringify!($resource), ").")]
-        #[must_use]
-        pub fn $resource(mut self, limit: impl Into<Limit>) -> Self {
-            self.$resource = limit.into();
-            self
-        }
-    )+};
-}
-
-impl ScopeLimits {
-    /// No limit on anything.
-    pub fn unlimited() -> Self {
-        Self::default()
-    }
-
-    /// Nothing of anything.
-    pub fn blocked() -> Self {
-        Self {
-            memory: Limit::Blocked,
-            connections: Limit::Blocked,
-            connections_inbound: Limit::Blocked,
-            connections_outbound: Limit::Blocked,
-            streams: Limit::Blocked,
-            streams_inbound: Limit::Blocked,
-            streams_outbound: Limit::Blocked,
-            fds: Limit::Blocked,
-        }
-    }
-
-    setters! {
-        memory,
-        connections,
-        connections_inbound,
-        connections_outbound,
-        streams,
-        streams_inbound,
-        streams_outbound,
-        fds,
-    }
-
-    /// Whether `more` fits on top of `usage`; if not, the first resource that does not.
-    #[inline]
-    pub(crate) fn check(&self, scope: Scope, usage: &Usage, more: &Usage) -> Result<(), Refused> {
-        if !self.memory.admits(usage.memory, more.memory) {
-            let (limit, in_use) = (self.memory, usage.memory);
-            return Err(Refused::new(scope, Resource::Memory, limit, in_use, more.memory));
-        }
-        if *more == Usage::of_memory(more.memory) {
-            Ok(())
-        } else {
-            self.check_counts(scope, usage, more)
-        }
-    }
-
-    fn check_counts(&self, scope: Scope, usage: &Usage, more: &Usage) -> Result<(), Refused> {
-        let rows = [
-            (Resource::Connections, self.connections, usage.connections(), more.connections()),
-            (
-                Resource::ConnectionsInbound,
-                self.connections_inbound,
-                usage.connections_inbound.into(),
-                more.connections_inbound.into(),
-            ),
-            (
-                Resource::ConnectionsOutbound,
-                self.connections_outbound,
-                usage.connections_outbound.into(),
-                more.connections_outbound.into(),
-            ),
-            (Resource::Streams, self.streams, usage.streams(), more.streams()),
-            (
-                Resource::StreamsInbound,
-                self.streams_inbound,
-                usage.streams_inbound.into(),
-                more.streams_inbound.into(),
-            ),
-            (
-                Resource::StreamsOutbound,
-                self.streams_outbound,
-                usage.streams_outbound.into(),
-                more.streams_outbound.into(),
-            ),
-            (Resource::Fds, self.fds, usage.fds.into(), more.fds.into()),
-        ];
-        for (resource, limit, in_use, requested) in rows {
-            // Counts are kept in 32 bits, so they end there even where they are unlimited.
-            let counted = in_use + requested <= u32::MAX.into();
-            if !limit.admits(in_use, requested) || !counted {
-                return Err(Refused::new(scope, resource, limit, in_use, requested));
-            }
-        }
-        Ok(())
-    }
-}
+use crate::error::{ConfigError, NameTooLong};
+use crate::name::{MAX_NAME_BYTES, PeerKey};
+pub use allow::{AllowList, AllowRule};
+pub use observe::Observe;
+pub use scope::ScopeLimits;
+pub use subnets::{PrefixLimits, Rate, SubnetLimits};
 
 /// The limits of every scope of a governor.
 ///
@@ -146,15 +31,50 @@ impl ScopeLimits {
 /// # Ok::<(), leasehold::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
-    pub(crate) system: ScopeLimits,
-    pub(crate) transient: ScopeLimits,
-    pub(crate) peer: ScopeLimits,
-    pub(crate) connection: ScopeLimits,
-    pub(crate) stream: ScopeLimits,
-    pub(crate) class_default: ScopeLimits,
-    /// Few, and looked up by the connections that name a class: a list is enough.
-    pub(crate) classes: Vec<(Box<str>, ScopeLimits)>,
+    /// Everything together, but for what is allow-listed.
+    pub system: ScopeLimits,
+    /// All connections whose peer is not known yet, together.
+    pub transient: ScopeLimits,
+    /// Everything that the allow list admitted after the ordinary scopes had refused it.
+    pub allowlisted_system: ScopeLimits,
+    /// Of that, all connections whose peer is not known yet.
+    pub allowlisted_transient: ScopeLimits,
+    /// Each peer that has no limits of its own.
+    pub peer: ScopeLimits,
+    /// Single peers, in the place of [`peer`](field@Self::peer).
+    pub peers: BTreeMap<PeerKey, ScopeLimits>,
+    /// Each connection.
+    pub connection: ScopeLimits,
+    /// Each stream: memory, and whether it may be opened at all.
+    pub stream: ScopeLimits,
+    /// Each class that has no limits of its own.
+    pub class_default: ScopeLimits,
+    /// Single classes, in the place of [`class_default`](field@Self::class_default).
+    pub classes: BTreeMap<Box<str>, ScopeLimits>,
+    /// Each peer's part of each class that has no such limits of its own.
+    pub class_peer_default: ScopeLimits,
+    /// Each peer's part of single classes, by class.
+    pub class_peers: BTreeMap<Box<str>, ScopeLimits>,
+    /// Inbound connections by where they come from.
+    pub subnets: SubnetLimits,
+    /// Who is admitted although the ordinary scopes refuse.
+    pub allow: AllowList,
+    /// Which scopes only count what they would refuse.
+    pub observe: Observe,
+}
+
+/// Writes the builder methods that set one field.
+macro_rules! setters {
+    ($($field:ident: $limits:ty),+ $(,)?) => {$(
+        #[doc = concat!("Sets [`", stringify!($field), "`](field@Limits::", stringify!($field), ").")]
+        #[must_use]
+        pub fn $field(mut self, limits: $limits) -> Self {
+            self.$field = limits;
+            self
+        }
+    )+};
 }
 
 impl Limits {
@@ -163,71 +83,71 @@ impl Limits {
         Self::default()
     }
 
-    /// Limits of everything together.
-    #[must_use]
-    pub fn system(mut self, limits: ScopeLimits) -> Self {
-        self.system = limits;
-        self
+    setters! {
+        system: ScopeLimits,
+        transient: ScopeLimits,
+        allowlisted_system: ScopeLimits,
+        allowlisted_transient: ScopeLimits,
+        peer: ScopeLimits,
+        connection: ScopeLimits,
+        stream: ScopeLimits,
+        class_default: ScopeLimits,
+        class_peer_default: ScopeLimits,
+        subnets: SubnetLimits,
+        allow: AllowList,
+        observe: Observe,
     }
 
-    /// Limits of all connections whose peer is not known yet, together.
+    /// Limits of one peer, in the place of any given for it before.
     #[must_use]
-    pub fn transient(mut self, limits: ScopeLimits) -> Self {
-        self.transient = limits;
-        self
-    }
-
-    /// Limits of each peer.
-    #[must_use]
-    pub fn peer(mut self, limits: ScopeLimits) -> Self {
-        self.peer = limits;
-        self
-    }
-
-    /// Limits of each connection.
-    #[must_use]
-    pub fn connection(mut self, limits: ScopeLimits) -> Self {
-        self.connection = limits;
-        self
-    }
-
-    /// Limits of each stream: memory, and whether it may be opened at all.
-    #[must_use]
-    pub fn stream(mut self, limits: ScopeLimits) -> Self {
-        self.stream = limits;
-        self
-    }
-
-    /// Limits of each class that has none of its own.
-    #[must_use]
-    pub fn class_default(mut self, limits: ScopeLimits) -> Self {
-        self.class_default = limits;
+    pub fn peer_override(mut self, peer: PeerKey, limits: ScopeLimits) -> Self {
+        self.peers.insert(peer, limits);
         self
     }
 
     /// Limits of the class called `name`, in the place of any given for it before.
     #[must_use]
     pub fn class(mut self, name: &str, limits: ScopeLimits) -> Self {
-        match self.classes.iter_mut().find(|(known, _)| **known == *name) {
-            Some((_, known)) => *known = limits,
-            None => self.classes.push((name.into(), limits)),
-        }
+        self.classes.insert(name.into(), limits);
         self
     }
 
-    pub(crate) fn check_names(&self) -> Result<(), NameTooLong> {
-        let mut lens = self.classes.iter().map(|(name, _)| name.len());
-        match lens.find(|len| *len > crate::MAX_NAME_BYTES) {
-            Some(len) => Err(NameTooLong { len }),
-            None => Ok(()),
-        }
+    /// Limits of each peer's part of the class called `name`.
+    #[must_use]
+    pub fn class_peer(mut self, name: &str, limits: ScopeLimits) -> Self {
+        self.class_peers.insert(name.into(), limits);
+        self
     }
 
     /// The limits in force for the class called `name`.
-    pub(crate) fn of_class(&self, name: &[u8]) -> &ScopeLimits {
-        self.classes
-            .iter()
-            .find(|(known, _)| known.as_bytes() == name)
-            .map_or(&self.class_default, |(_, limits)| limits)
+    pub fn of_class(&self, name: &str) -> &ScopeLimits {
+        self.classes.get(name).unwrap_or(&self.class_default)
+    }
+
+    /// The limits in force for each peer's part of the class called `name`.
+    pub fn of_class_peer(&self, name: &str) -> &ScopeLimits {
+        self.class_peers.get(name).unwrap_or(&self.class_peer_default)
+    }
+
+    /// The limits in force for a peer.
+    pub fn of_peer(&self, peer: &PeerKey) -> &ScopeLimits {
+        self.peers.get(peer).unwrap_or(&self.peer)
+    }
+
+    /// Whether a governor can take these limits.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        for name in self.classes.keys().chain(self.class_peers.keys()) {
+            if name.len() > MAX_NAME_BYTES {
+                return Err(ConfigError::NameTooLong(NameTooLong { len: name.len() }));
+            }
+        }
+        for (most, lengths) in [(32, &self.subnets.ipv4), (128, &self.subnets.ipv6)] {
+            if let Some((&length, _)) = lengths.last_key_value()
+                && length > most
+            {
+                return Err(ConfigError::PrefixLength { length, most });
+            }
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::error::NameTooLong;
-use crate::keyed::MAX_NAME_BYTES;
+
+/// The longest peer key, class name or opaque source, in bytes.
+pub const MAX_NAME_BYTES: usize = 64;
 
 /// A connection, for as long as anyone remembers it. Plain data: it keeps nothing alive, and is
 /// never used for another connection of the same governor.

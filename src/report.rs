@@ -202,6 +202,9 @@ pub struct Snapshot {
     pub orphans: Vec<Orphan>,
     /// Refusals that happened, by scope, resource and reason.
     pub refusals: Vec<RefusalRow>,
+    /// What was granted although a scope that only [observes](crate::Observe) would have refused
+    /// it, by scope, resource and reason.
+    pub observed: Vec<RefusalRow>,
     /// Where the memory is.
     pub arena: ArenaReport,
     /// Sums of the rows above, and the counters.

@@ -277,7 +277,11 @@ impl<M: Clone> Line<'_, M> {
             limits.check(scope, &parent.usage, more)?;
         }
         if let Some((class, name)) = &self.class {
-            limits.of_class(name).check(Scope::Class, &class.usage, more)?;
+            limits.of_class(std::str::from_utf8(name).unwrap_or_default()).check(
+                Scope::Class,
+                &class.usage,
+                more,
+            )?;
         }
         limits.system.check(Scope::System, &self.system.level.usage, more)
     }
@@ -299,7 +303,7 @@ impl<M: Clone> Line<'_, M> {
             Scope::Peer | Scope::Transient => self.parent.as_mut()?.victim(refused),
             Scope::Class => self.class.as_mut()?.0.victim(refused),
             Scope::System => self.system.level.victim(refused),
-            Scope::Connection | Scope::Stream | Scope::Arena => None,
+            _ => None,
         }
     }
 
@@ -310,7 +314,7 @@ impl<M: Clone> Line<'_, M> {
             parent.sub(less, if self.bound { &limits.peer } else { &limits.transient });
         }
         if let Some((class, name)) = &mut self.class {
-            class.sub(less, limits.of_class(name));
+            class.sub(less, limits.of_class(std::str::from_utf8(name).unwrap_or_default()));
         }
         system.sub(less, &limits.system);
     }
@@ -386,7 +390,9 @@ impl<M> Pressure<'_, M> {
                 let mut level = keyed.value().lock();
                 let system = self.tree.system.lock();
                 let limits = match self.scope {
-                    Scope::Class => system.limits.of_class(keyed.key()),
+                    Scope::Class => {
+                        system.limits.of_class(std::str::from_utf8(keyed.key()).unwrap_or_default())
+                    }
                     _ => &system.limits.peer,
                 };
                 f(&mut level, limits);

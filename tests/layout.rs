@@ -60,11 +60,12 @@ fn unsafe_lives_in_the_arena_and_the_lease() {
 /// Imports run one way: no file names one that stands above it.
 #[test]
 fn imports_run_one_way() {
-    let floors: [&[&str]; 13] = [
-        &["sync", "usage", "limit", "clock"],
+    let floors: [&[&str]; 14] = [
+        &["sync", "usage", "limit", "clock", "priority"],
         &["error"],
-        &["limits", "keyed", "magazine"],
-        &["registry", "name", "scope", "arena"],
+        &["name", "magazine"],
+        &["limits", "keyed"],
+        &["registry", "scope", "arena", "subnet"],
         &["report"],
         &["connection"],
         &["lease"],

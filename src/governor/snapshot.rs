@@ -53,7 +53,7 @@ impl Governor {
             .class_usages()
             .into_iter()
             .map(|(name, usage)| {
-                let limits = *limits.of_class(&name);
+                let limits = *limits.of_class(std::str::from_utf8(&name).unwrap_or_default());
                 let name = String::from_utf8_lossy(&name).into();
                 ClassRow { name, row: ScopeRow { usage, limits } }
             })
@@ -78,6 +78,7 @@ impl Governor {
             connections: rows,
             orphans,
             refusals,
+            observed: Vec::new(),
             arena: shared.arena.report(),
             totals,
         }
