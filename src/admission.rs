@@ -4,10 +4,9 @@ use std::fmt;
 use std::panic::Location;
 
 use crate::connection::{Connection, Shared, Terms};
-use crate::error::{AdmitError, NameTooLong};
+use crate::error::AdmitError;
 use crate::guard::ConnectionGuard;
 use crate::name::{Direction, Source};
-use crate::scope::Place;
 use crate::sync::Arc;
 
 /// A connection that asks to be admitted. Made by [`Governor::inbound`](crate::Governor::inbound)
@@ -40,25 +39,13 @@ pub struct Admission<'a> {
     fd: bool,
     weight_bytes: u64,
     source: Option<Source>,
-    names: Result<Names, NameTooLong>,
-}
-
-#[derive(Default)]
-struct Names {
     peer: Option<Box<[u8]>>,
-    class: Option<Box<[u8]>>,
+    class: Option<&'a str>,
 }
 
 impl<'a> Admission<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, direction: Direction) -> Self {
-        Self {
-            shared,
-            direction,
-            fd: true,
-            weight_bytes: 0,
-            source: None,
-            names: Ok(Names::default()),
-        }
+        Self { shared, direction, fd: true, weight_bytes: 0, source: None, peer: None, class: None }
     }
 
     /// Where the connection comes from or goes to.
@@ -69,14 +56,14 @@ impl<'a> Admission<'a> {
 
     /// Who the peer is, where that is known beforehand. The connection is then never transient.
     pub fn peer(mut self, peer: impl AsRef<[u8]>) -> Self {
-        self.name(peer.as_ref(), |names, peer| names.peer = Some(peer));
+        self.peer = Some(peer.as_ref().into());
         self
     }
 
     /// Which class the connection belongs to: a listener, a protocol, a service. The name is the
     /// program's own, never a remote peer's.
-    pub fn class(mut self, name: &str) -> Self {
-        self.name(name.as_bytes(), |names, class| names.class = Some(class));
+    pub fn class(mut self, name: &'a str) -> Self {
+        self.class = Some(name);
         self
     }
 
@@ -128,29 +115,16 @@ impl<'a> Admission<'a> {
     }
 
     fn admit(self, site: &'static Location<'static>) -> Result<ConnectionGuard, AdmitError> {
-        let Names { peer, class } = self.names?;
-        self.shared.read_clock();
-        let tree = &self.shared.tree;
-        let peer = peer.map(|key| tree.peer(&key)).transpose()?;
-        let class = class.map(|name| tree.class(&name)).transpose()?;
         let terms = Terms {
             direction: self.direction,
             fd: self.fd,
+            weight_bytes: self.weight_bytes,
             source: self.source,
-            place: Place { peer, class },
+            peer: self.peer.as_deref(),
+            class: self.class,
             site,
         };
-        let connection = Connection::new(self.shared.clone(), terms);
-        Connection::admit(&connection, self.weight_bytes)?;
-        Ok(ConnectionGuard::new(connection))
-    }
-
-    fn name(&mut self, name: &[u8], set: impl FnOnce(&mut Names, Box<[u8]>)) {
-        if name.len() > crate::MAX_NAME_BYTES {
-            self.names = Err(NameTooLong { len: name.len() });
-        } else if let Ok(names) = &mut self.names {
-            set(names, name.into());
-        }
+        Connection::admit(self.shared, terms).map(ConnectionGuard::new)
     }
 }
 

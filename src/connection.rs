@@ -6,8 +6,8 @@
 //! reservation, a stream, a bind, a close) takes the connection's mutex, then the scopes above it
 //! in their fixed order, then the arena.
 //!
-//! **Lock order.** stream account ▸ connection ▸ transient ▸ peer ▸ class ▸ system ▸ arena. At most
-//! one connection's mutex is held at a time: before a sibling is swept, one's own is let go. No
+//! **Lock order.** stream account ▸ connection ▸ subnets ▸ scope tree ▸ arena. At most one
+//! connection's mutex is held at a time: before a sibling is swept, one's own is let go. No
 //! memory is mapped or unmapped, no waker woken, cloned or dropped, and no record dropped under
 //! any of them: such work is an [`errand`](attempt), run between two attempts.
 //!
@@ -15,8 +15,8 @@
 //! everything new is refused) ▸ *gone* (the guard dropped: counts come back, and what was borrowed
 //! and forgotten) ▸ forgotten by the registry, once the last pinned or detached block is back.
 //!
-//! **What keeps a record in memory.** The registry and the ledger's own `keep` do while the guard
-//! lives. A `'static` lease holds a bare pointer and costs no reference count: closing counts the
+//! **What keeps a record in memory.** The registry and, from the first lease on, the ledger's own
+//! `keep` do while the guard lives. A `'static` lease holds a bare pointer and costs no reference count: closing counts the
 //! leases that are out (*stragglers*), and `keep` stays until the guard is gone and the last of
 //! them has dropped. A straggler therefore takes the mutex *before* it gives its block back, and
 //! takes a share of `keep` with it for as long as it still works on the record.
@@ -26,16 +26,19 @@
 //! [`try_put`]: Magazine::try_put
 
 mod account;
+mod admit;
 mod attempt;
 mod audit;
 mod charges;
 mod close;
 mod ledger;
 mod loose;
+mod remote;
 mod seat;
 mod shared;
 mod wakers;
 
+use std::net::IpAddr;
 use std::panic::Location;
 use std::ptr::NonNull;
 
@@ -44,31 +47,29 @@ use crate::error::LeaseError;
 use crate::magazine::{Hold, Magazine};
 use crate::name::{Direction, Source};
 use crate::registry::Identified;
-use crate::scope::{Line, Place, Standing};
+use crate::scope::{Line, Standing};
 use crate::sync::{Arc, Mutex};
 pub(crate) use account::StreamAccount;
 pub(crate) use audit::Audit;
 pub(crate) use close::Closer;
 use ledger::{Ledger, Phase};
 use loose::LooseMemory;
+use remote::Remote;
 pub(crate) use seat::Seat;
 use seat::Spot;
 pub(crate) use shared::{Shared, TICK_MS};
-use wakers::Wakers;
 
 /// One connection.
 ///
-/// The order of the fields keeps what the fast path reads and writes (`shared`, `magazines`) at
-/// least a cache line away from both ends, so that no neighbour in memory ever shares a line with
-/// it.
+/// The order of the fields keeps what the fast path reads and writes (`shared`, `magazines`) so far
+/// from both ends that no neighbour in memory ever shares a cache line with it.
 #[repr(C)]
 pub(crate) struct Connection {
     id: u64,
     site: &'static Location<'static>,
-    source: Option<Box<Source>>,
     admitted_tick: u32,
-    /// Who waits for the connection to be closed.
-    wakers: Mutex<Option<Box<Wakers>>>,
+    /// Where it comes from, unless the ledger says otherwise.
+    remote: Remote,
     shared: Arc<Shared>,
     magazines: [Magazine; MAX_CLASSES],
     ledger: Mutex<Ledger>,
@@ -77,9 +78,9 @@ pub(crate) struct Connection {
 #[cfg(not(leasehold_loom))]
 const _: () = {
     use std::mem::offset_of;
-    // Two reference counts stand before the record.
+    // Two reference counts stand before the record, which begins at a multiple of eight.
     const COUNTS: usize = 16;
-    assert!(COUNTS + offset_of!(Connection, shared) >= 64);
+    assert!(COUNTS + offset_of!(Connection, shared) >= 56);
     let hot_end = offset_of!(Connection, magazines) + size_of::<[Magazine; MAX_CLASSES]>();
     assert!(size_of::<Connection>() - hot_end >= 63);
     // And a registry's entry, at most 21 bytes, beside it: see `tests/idle.rs`.
@@ -98,12 +99,14 @@ pub(crate) enum Memory {
     Large { base: NonNull<u8>, bytes: usize },
 }
 
-/// What a connection is admitted as.
-pub(crate) struct Terms {
+/// What a connection is to be admitted as.
+pub(crate) struct Terms<'a> {
     pub(crate) direction: Direction,
     pub(crate) fd: bool,
+    pub(crate) weight_bytes: u64,
     pub(crate) source: Option<Source>,
-    pub(crate) place: Place<Arc<Connection>>,
+    pub(crate) peer: Option<&'a [u8]>,
+    pub(crate) class: Option<&'a str>,
     pub(crate) site: &'static Location<'static>,
 }
 
@@ -263,24 +266,6 @@ impl Connection {
 
 /// The record itself.
 impl Connection {
-    /// Makes a record that is charged for nothing and known to nobody.
-    pub(crate) fn new(shared: Arc<Shared>, terms: Terms) -> Arc<Self> {
-        let id = shared.registry.next_id();
-        let admitted_tick = shared.tick();
-        let connection = Arc::new(Self {
-            id,
-            site: terms.site,
-            source: terms.source.map(Box::new),
-            admitted_tick,
-            wakers: Mutex::new(None),
-            shared,
-            magazines: std::array::from_fn(|_| Magazine::new()),
-            ledger: Mutex::new(Ledger::new(terms.place, terms.direction, terms.fd)),
-        });
-        connection.ledger.lock().keep = Some(connection.clone());
-        connection
-    }
-
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -289,8 +274,15 @@ impl Connection {
         self.site
     }
 
-    pub(crate) fn source(&self) -> Option<&Source> {
-        self.source.as_deref()
+    fn source(&self, ledger: &Ledger) -> Option<Source> {
+        ledger.source().cloned().or_else(|| self.remote.source())
+    }
+
+    fn ip(&self, ledger: &Ledger) -> Option<IpAddr> {
+        match ledger.source() {
+            Some(source) => source.ip(),
+            None => self.remote.ip(),
+        }
     }
 
     pub(crate) fn admitted_tick(&self) -> u32 {
@@ -316,16 +308,12 @@ impl Connection {
     }
 
     /// Every scope above the connection, locked.
-    fn line<'a>(
-        &'a self,
-        place: &'a Place<Arc<Connection>>,
-        phase: Phase,
-    ) -> Line<'a, Arc<Connection>> {
-        let standing = match phase {
+    fn line(&self, ledger: &Ledger) -> Line<'_, Arc<Connection>> {
+        let standing = match ledger.phase {
             Phase::Open | Phase::Closed => Standing::Present,
             Phase::Gone => Standing::Departed,
         };
-        self.shared.tree.line(place, standing)
+        self.shared.tree.line(ledger.place, standing)
     }
 
     /// The magazines that have a class.

@@ -3,6 +3,7 @@
 mod snapshot;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use crate::admission::Admission;
 use crate::arena::{Arena, Bounds, DEFAULT_CLASSES};
@@ -10,8 +11,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::connection::Shared;
 use crate::error::{Closed, ConfigError};
 use crate::guard::ConnectionHandle;
-use crate::limits::Limits;
-use crate::name::{ConnectionId, Direction};
+use crate::limits::{Limits, ScopeLimits};
+use crate::name::{ConnectionId, Direction, PeerKey};
 use crate::report::{Drained, Reclaimed};
 use crate::sync::Arc;
 
@@ -115,16 +116,50 @@ impl Governor {
         drained
     }
 
-    /// Replaces all limits in one step. A limit lowered below what is in use revokes nothing; use
-    /// then only falls.
-    pub fn set_limits(&self, limits: Limits) {
+    /// Replaces all limits in one step, those of single peers too. A limit lowered below what is in
+    /// use revokes nothing; use then only falls.
+    ///
+    /// # Errors
+    ///
+    /// If they are none that a governor could be [built](GovernorBuilder::build) with. The old ones
+    /// stay in force then.
+    pub fn set_limits(&self, limits: Limits) -> Result<(), ConfigError> {
+        limits.validate()?;
         self.shared.set_limits(limits);
+        Ok(())
     }
 
-    /// Does periodic work: advances the coarse clock by which leases and connections age. Call it
-    /// about once a second.
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.shared.tree.limits()
+    }
+
+    /// Gives one peer limits of its own, and answers those it had. They stay until they are removed
+    /// or all limits are [replaced](Self::set_limits), whether the peer is connected or not.
+    pub fn set_peer_limits(&self, peer: &PeerKey, limits: ScopeLimits) -> Option<ScopeLimits> {
+        self.shared.tree.set_peer_limits(peer, Some(limits))
+    }
+
+    /// Takes a peer's own limits away, and answers them: those of every peer apply to it again.
+    pub fn remove_peer_limits(&self, peer: &PeerKey) -> Option<ScopeLimits> {
+        self.shared.tree.set_peer_limits(peer, None)
+    }
+
+    /// Whether whoever sends from `address` should prove that the address is theirs before a
+    /// connection is admitted: a QUIC server sends a Retry then.
+    ///
+    /// Each call spends from a budget of the address's subnets of its own, with the interval of the
+    /// [rates](crate::Rate) for new connections and half their burst. So an ordinary client is let in
+    /// at once, and a flood from forged addresses has to show that it can receive.
+    pub fn should_validate(&self, address: IpAddr) -> bool {
+        self.shared.subnets.should_validate(address, self.shared.read_clock())
+    }
+
+    /// Does periodic work: advances the coarse clock by which leases and connections age, and gives
+    /// back what the limits by subnet no longer need. Call it about once a second.
     pub fn maintain(&self) {
-        self.shared.read_clock();
+        let now = self.shared.read_clock();
+        self.shared.subnets.maintain(now);
     }
 }
 
@@ -204,7 +239,7 @@ impl GovernorBuilder {
     pub fn build(self) -> Result<Governor, ConfigError> {
         let Self { limits, classes, zero_on_return, fragmentation_bytes, clock } = self;
         limits.validate()?;
-        let bounds = Bounds::new(limits.system.memory, classes.len(), fragmentation_bytes);
+        let bounds = Bounds::new(limits.mapped_memory(), classes.len(), fragmentation_bytes);
         let arena = Arena::new(&classes, bounds, zero_on_return)?;
         let shared = Arc::new(Shared::new(arena, limits, clock, fragmentation_bytes));
         Ok(Governor { shared })

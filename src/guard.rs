@@ -10,7 +10,8 @@ use crate::connection::{Closer, Connection};
 use crate::error::{BindError, Closed, LeaseError, Revoked};
 use crate::future;
 use crate::lease::{Lease, OwnedLease};
-use crate::name::{ConnectionId, Direction};
+use crate::name::{ConnectionId, Direction, Source};
+use crate::priority::Priority;
 use crate::registry::Identified;
 use crate::report::{ConnectionUsage, Reclaimed};
 use crate::reservation::Reservation;
@@ -65,6 +66,19 @@ impl ConnectionGuard {
         self.connection.bind(peer.as_ref())
     }
 
+    /// Tells where the connection really comes from, once a PROXY header or a load balancer has
+    /// said so: from now on that address counts it, by subnet and by rate, and no longer the one
+    /// it was admitted with. Admit what comes from a balancer without an address, or give the
+    /// balancer's network no limits, so that the balancer itself is not counted.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many connections from there, or too soon, and the allow list does not help;
+    /// or the connection is closed. Nothing has changed then.
+    pub fn rebind_source(&self, source: impl Into<Source>) -> Result<(), BindError> {
+        self.connection.rebind_source(source.into())
+    }
+
     /// Leases a buffer of at least `len` bytes that cannot outlive this guard.
     ///
     /// One atomic step where the connection has an idle block of the size, and no lock. The place
@@ -87,6 +101,18 @@ impl ConnectionGuard {
         Lease::new(&self.connection, len, Location::caller())
     }
 
+    /// As [`try_lease`](Self::try_lease), at a priority. Below the highest it always takes the
+    /// locks.
+    ///
+    /// # Errors
+    ///
+    /// If a limit, or the priority's share of one, is in the way, or the connection was closed from
+    /// outside.
+    #[track_caller]
+    pub fn try_lease_at(&self, len: usize, priority: Priority) -> Result<Lease<'_>, LeaseError> {
+        Lease::new_at(&self.connection, len, priority, Location::caller())
+    }
+
     /// As [`ConnectionHandle::try_lease_owned`].
     ///
     /// # Errors
@@ -104,7 +130,35 @@ impl ConnectionGuard {
     ///
     /// If a limit is in the way, or the connection was closed from outside.
     pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
-        Reservation::new(self.connection.clone(), None, bytes)
+        self.try_reserve_at(bytes, Priority::Critical)
+    }
+
+    /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
+    /// takes the locks.
+    ///
+    /// # Errors
+    ///
+    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
+    #[track_caller]
+    pub fn try_lease_owned_at(
+        &self,
+        len: usize,
+        priority: Priority,
+    ) -> Result<OwnedLease, LeaseError> {
+        OwnedLease::new_at(&self.connection, None, len, priority, Location::caller())
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), at a priority.
+    ///
+    /// # Errors
+    ///
+    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
+    pub fn try_reserve_at(
+        &self,
+        bytes: u64,
+        priority: Priority,
+    ) -> Result<Reservation, LeaseError> {
+        Reservation::new(self.connection.clone(), None, bytes, priority)
     }
 
     /// As [`ConnectionHandle::try_open_stream`].
@@ -207,7 +261,35 @@ impl ConnectionHandle {
     ///
     /// If a limit is in the way, or the connection is closed.
     pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
-        Reservation::new(self.connection.clone(), None, bytes)
+        self.try_reserve_at(bytes, Priority::Critical)
+    }
+
+    /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
+    /// takes the locks.
+    ///
+    /// # Errors
+    ///
+    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
+    #[track_caller]
+    pub fn try_lease_owned_at(
+        &self,
+        len: usize,
+        priority: Priority,
+    ) -> Result<OwnedLease, LeaseError> {
+        OwnedLease::new_at(&self.connection, None, len, priority, Location::caller())
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), at a priority.
+    ///
+    /// # Errors
+    ///
+    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
+    pub fn try_reserve_at(
+        &self,
+        bytes: u64,
+        priority: Priority,
+    ) -> Result<Reservation, LeaseError> {
+        Reservation::new(self.connection.clone(), None, bytes, priority)
     }
 
     /// Counts one more stream.

@@ -26,6 +26,7 @@ use crate::arena::Class;
 use crate::connection::{Connection, Granted, Memory, Seat, StreamAccount};
 use crate::error::LeaseError;
 use crate::magazine::Hold;
+use crate::priority::Priority;
 use crate::sync::Watch;
 pub use borrowed::Lease;
 pub use owned::{OwnedLease, Pinned, PinnedLease};
@@ -56,8 +57,24 @@ fn lease(
             return Ok((seat, open(class, capacity, block, site, tick)));
         }
     }
-    lease_slowly(connection, account, len, hold, site)
+    lease_slowly(connection, account, len, hold, Priority::Critical, site)
         .inspect_err(|error| connection.count_refusal(error))
+}
+
+/// As [`lease`], at a priority that has to be weighed each time.
+fn lease_at(
+    connection: &Connection,
+    account: Option<&StreamAccount>,
+    len: usize,
+    hold: Hold,
+    priority: Priority,
+    site: &'static Location<'static>,
+) -> Result<(Seat, Window), LeaseError> {
+    match priority {
+        Priority::Critical => lease(connection, account, len, hold, site),
+        _ => lease_slowly(connection, account, len, hold, priority, site)
+            .inspect_err(|error| connection.count_refusal(error)),
+    }
 }
 
 #[cold]
@@ -67,9 +84,10 @@ fn lease_slowly(
     account: Option<&StreamAccount>,
     len: usize,
     hold: Hold,
+    priority: Priority,
     site: &'static Location<'static>,
 ) -> Result<(Seat, Window), LeaseError> {
-    let Granted { seat, memory } = connection.lease_slowly(len, hold, account)?;
+    let Granted { seat, memory } = connection.lease_slowly(len, hold, account, priority)?;
     let shared = connection.shared();
     let tick = shared.tick();
     let window = match memory {
@@ -133,8 +151,32 @@ impl Loan {
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
         let (seat, window) = lease(connection, account, len, hold, site)?;
+        Ok(Self::of(connection, account, hold, seat, window))
+    }
+
+    /// As [`new`](Self::new), at a priority.
+    fn new_at(
+        connection: &Connection,
+        account: Option<&StreamAccount>,
+        len: usize,
+        hold: Hold,
+        priority: Priority,
+        site: &'static Location<'static>,
+    ) -> Result<Self, LeaseError> {
+        let (seat, window) = lease_at(connection, account, len, hold, priority, site)?;
+        Ok(Self::of(connection, account, hold, seat, window))
+    }
+
+    #[inline(always)]
+    fn of(
+        connection: &Connection,
+        account: Option<&StreamAccount>,
+        hold: Hold,
+        seat: Seat,
+        window: Window,
+    ) -> Self {
         let account = account.map(NonNull::from);
-        Ok(Self { connection: NonNull::from(connection), seat, hold, window, account })
+        Self { connection: NonNull::from(connection), seat, hold, window, account }
     }
 
     #[inline]
@@ -213,7 +255,8 @@ impl Loan {
         let site = connection.site_of(self.seat)?;
         // Not a refusal if there is no room: nobody asked for it.
         let (account, hold) = (self.account, Hold::Detached);
-        let leased = lease_slowly(connection, self.account(), readable.len(), hold, site);
+        let priority = Priority::Critical;
+        let leased = lease_slowly(connection, self.account(), readable.len(), hold, priority, site);
         let (seat, window) = leased.ok()?;
         let mut copy = Loan { connection: self.connection, seat, hold, window, account };
         copy.window.append(readable);

@@ -27,6 +27,7 @@ mod report;
 mod reservation;
 mod scope;
 mod stream;
+mod subnet;
 #[cfg_attr(leasehold_loom, allow(unsafe_code, reason = "loom's cells are reached by pointer"))]
 mod sync;
 mod usage;
@@ -48,9 +49,10 @@ pub use limits::{
 pub use name::{ConnectionId, Direction, MAX_NAME_BYTES, PeerKey, Source};
 pub use priority::Priority;
 pub use report::{
-    ClassRow, ConnectionRow, ConnectionUsage, Drained, Orphan, PeerRow, Reclaimed, RefusalRow,
-    ScopeRow, Snapshot, StreamUsage, Totals,
+    ClassPeerRow, ClassRow, ConnectionRow, ConnectionUsage, Drained, Orphan, PeerRow, Reclaimed,
+    RefusalRow, ScopeRow, Snapshot, StreamUsage, Totals,
 };
 pub use reservation::Reservation;
+pub use scope::OTHER_CLASSES;
 pub use stream::StreamGuard;
 pub use usage::Usage;

@@ -10,7 +10,8 @@ mod subnets;
 
 use std::collections::BTreeMap;
 
-use crate::error::{ConfigError, NameTooLong};
+use crate::error::{ConfigError, NameTooLong, Scope};
+use crate::limit::Limit;
 use crate::name::{MAX_NAME_BYTES, PeerKey};
 pub use allow::{AllowList, AllowRule};
 pub use observe::Observe;
@@ -132,6 +133,36 @@ impl Limits {
     /// The limits in force for a peer.
     pub fn of_peer(&self, peer: &PeerKey) -> &ScopeLimits {
         self.peers.get(peer).unwrap_or(&self.peer)
+    }
+
+    /// How much memory may be charged to all scopes together.
+    pub(crate) fn mapped_memory(&self) -> Limit {
+        let systems = [
+            (Scope::System, self.system.memory),
+            (Scope::AllowlistedSystem, self.allowlisted_system.memory),
+        ];
+        let used = if self.allow.rules().is_empty() { 1 } else { 2 };
+        let mut sum = 0_u64;
+        for (scope, limit) in &systems[..used] {
+            if self.observe.contains(*scope) || *limit == Limit::Unlimited {
+                return Limit::Unlimited;
+            }
+            sum = sum.saturating_add(limit.max());
+        }
+        Limit::Max(sum)
+    }
+
+    /// Whether a class has limits of its own.
+    pub(crate) fn names_class(&self, name: &str) -> bool {
+        self.classes.contains_key(name) || self.class_peers.contains_key(name)
+    }
+
+    /// The limits that a peer has of its own.
+    pub(crate) fn own_of(&self, peer: &[u8]) -> Option<Box<ScopeLimits>> {
+        if self.peers.is_empty() {
+            return None;
+        }
+        self.peers.get(peer).copied().map(Box::new)
     }
 
     /// Whether a governor can take these limits.

@@ -1,5 +1,6 @@
 //! What connections and peers are called.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -57,6 +58,13 @@ impl AsRef<[u8]> for PeerKey {
     }
 }
 
+/// So that maps by peer can be searched with plain bytes.
+impl Borrow<[u8]> for PeerKey {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl fmt::Debug for PeerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PeerKey({self})")
@@ -89,6 +97,14 @@ impl Source {
     /// If it has more than [`MAX_NAME_BYTES`] bytes.
     pub fn opaque(source: impl AsRef<[u8]>) -> Result<Self, NameTooLong> {
         bounded(source.as_ref()).map(|source| Self(Origin::Opaque(source.into())))
+    }
+
+    /// The address with its port, if it was given so.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.0 {
+            Origin::Address(address) => Some(address),
+            Origin::Ip(_) | Origin::Opaque(_) => None,
+        }
     }
 
     /// The address, if it is one.

@@ -7,7 +7,6 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
 
 use crate::keyed::shrink;
-use crate::sync::unmodelled::{AtomicU64, Relaxed};
 use crate::sync::{Arc, Mutex};
 
 #[cfg(not(leasehold_loom))]
@@ -22,7 +21,6 @@ pub(crate) trait Identified {
 
 /// Every connection that is open or still has memory out.
 pub(crate) struct Registry<C> {
-    next: CachePadded<AtomicU64>,
     shards: Box<[CachePadded<Shard<C>>]>,
 }
 
@@ -31,14 +29,8 @@ type Shard<C> = Mutex<HashTable<Arc<C>>>;
 impl<C: Identified> Registry<C> {
     pub(crate) fn new() -> Self {
         Self {
-            next: CachePadded::new(AtomicU64::new(0)),
             shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::new(HashTable::new()))).collect(),
         }
-    }
-
-    /// An id that no connection of this registry ever had.
-    pub(crate) fn next_id(&self) -> u64 {
-        self.next.fetch_add(1, Relaxed)
     }
 
     pub(crate) fn insert(&self, connection: Arc<C>) {

@@ -108,6 +108,18 @@ pub struct PeerRow {
     pub row: ScopeRow,
 }
 
+/// What one peer uses of a class, beside its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClassPeerRow {
+    /// The class's name.
+    pub class: Box<str>,
+    /// The peer.
+    pub peer: PeerKey,
+    /// What is in use and what may be.
+    pub row: ScopeRow,
+}
+
 /// One connection that is open, or closed with memory still out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -182,7 +194,7 @@ pub struct Totals {
 ///
 /// Each row is read atomically; rows are read one after another, so that a snapshot never stops
 /// the world. At rest all of it adds up: `arena.in_use_bytes` is `totals.cached_bytes +
-/// totals.outstanding_bytes`, `system.usage.memory` is `arena.in_use_bytes +
+/// totals.outstanding_bytes`, the memory of both systems is `arena.in_use_bytes +
 /// totals.reserved_bytes`, and `totals.leased_bytes - totals.returned_bytes` is
 /// `totals.outstanding_bytes`.
 #[derive(Clone, Debug)]
@@ -192,10 +204,16 @@ pub struct Snapshot {
     pub system: ScopeRow,
     /// Connections whose peer is not known yet.
     pub transient: ScopeRow,
-    /// Classes with a connection, by name.
+    /// Everything that only the allow list admitted.
+    pub allowlisted_system: ScopeRow,
+    /// Of that, connections whose peer is not known yet.
+    pub allowlisted_transient: ScopeRow,
+    /// Classes with a connection or a stream, by name.
     pub classes: Vec<ClassRow>,
     /// Peers with a connection, by key.
     pub peers: Vec<PeerRow>,
+    /// Each peer's part of each class, by class and key.
+    pub class_peers: Vec<ClassPeerRow>,
     /// Connections, by id.
     pub connections: Vec<ConnectionRow>,
     /// Blocks that outlive their connection's guard, oldest first.

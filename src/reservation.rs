@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::connection::{Connection, StreamAccount};
 use crate::error::LeaseError;
+use crate::priority::Priority;
 use crate::sync::Arc;
 
 /// Bytes charged to a connection and every scope above it, until this drops.
@@ -30,6 +31,7 @@ pub struct Reservation {
     connection: Arc<Connection>,
     account: Option<Arc<StreamAccount>>,
     bytes: u64,
+    priority: Priority,
 }
 
 impl Reservation {
@@ -37,9 +39,10 @@ impl Reservation {
         connection: Arc<Connection>,
         account: Option<Arc<StreamAccount>>,
         bytes: u64,
+        priority: Priority,
     ) -> Result<Self, LeaseError> {
-        connection.reserve(account.as_deref(), bytes)?;
-        Ok(Self { connection, account, bytes })
+        connection.reserve(account.as_deref(), bytes, priority)?;
+        Ok(Self { connection, account, bytes, priority })
     }
 
     /// How much is reserved.
@@ -47,7 +50,7 @@ impl Reservation {
         self.bytes
     }
 
-    /// Reserves more or less. On an error nothing changes.
+    /// Reserves more or less, at the same priority. On an error nothing changes.
     ///
     /// # Errors
     ///
@@ -55,7 +58,7 @@ impl Reservation {
     pub fn resize(&mut self, bytes: u64) -> Result<(), LeaseError> {
         let account = self.account.as_deref();
         if bytes > self.bytes {
-            self.connection.reserve(account, bytes - self.bytes)?;
+            self.connection.reserve(account, bytes - self.bytes, self.priority)?;
         } else {
             self.connection.check_open()?;
             self.connection.unreserve(account, self.bytes - bytes);

@@ -1,18 +1,26 @@
 //! The scope tree: who may use how much, and the one way to charge it.
 //!
 //! ```text
-//! system ──┬── transient ── connection        before the peer is known
-//!          ├── peer(key) ── connection        after `bind_peer`
-//!          └── class(name) ─ ─ ─ ┘            optional second parent
+//! system ──┬── transient ── connection ── stream       before the peer is known
+//!          ├── peer(key) ── connection ── stream       after `bind_peer`
+//!          └── class(name) ─ ─ ─ ┘ ─ ─ ─ ─ ┘           optional second parent, and a third:
+//!                └── class-per-peer ─ ─ ─ ─ ┘          the peer's part of that class
+//!
+//! allow-listed system ── allow-listed transient        what only the allow list admitted
 //! ```
 //!
 //! **Promises.** No charge ever raises a scope above the limit in force at that instant, and a
 //! request is refused only if a limit would really be exceeded. Both follow from how a charge is
-//! made: it locks every scope it touches, in the fixed order *transient, peer, class, system*,
-//! checks them all, then commits to all. Nothing is ever rolled back, so nobody sees a charge that
-//! does not last. (Compare-exchange with roll-back was tried: another request that runs in between
-//! is refused although there is room.) The limits of the whole tree live under the system's lock,
-//! which every charge holds, so a change of limits is one step for all scopes at once.
+//! made: under the tree's one lock it checks every scope it touches, then commits to all. Nothing
+//! is ever rolled back, so nobody sees a charge that does not last; a bind, a change of limits and
+//! a move between ordinary and allow-listed scopes are one step each.
+//!
+//! **Why one lock.** Every charge ends in a system scope, so locks for the scopes below it let no
+//! two charges run at once; they only cost. (Tried: a lock a scope, in a fixed order. Admitting,
+//! binding and closing a connection then took 22 locks instead of eight. Compare-exchange with
+//! roll-back was tried too: another request that runs in between is refused although there is
+//! room.) What is done under the lock is short: no memory is mapped, no waker woken, nothing
+//! dropped that runs anyone's code, and tables are split so that none takes long to grow.
 //!
 //! **Pressure.** A scope lists the members (connections) that may hold idle cached memory. Before
 //! a refusal the one who asks *presses* on the scope: from then on the scope is *tight*, nobody
@@ -21,405 +29,502 @@
 //! memory off the scope, so an empty list under pressure means that nothing idle is left. The
 //! scope stays tight until its use falls below seven eighths of its limit and nobody presses.
 //!
-//! This file knows neither connections nor memory: a member is whatever the caller lists.
+//! **Observing.** A scope that only observes never refuses; what it would have refused is counted
+//! once, when it is charged.
+//!
+//! This module knows neither connections nor memory: a member is whatever the caller lists.
 
-use std::collections::BTreeMap;
+mod classes;
+mod level;
+mod line;
+mod peers;
+mod refusals;
+mod report;
+mod request;
+
+use std::hash::BuildHasher;
+use std::num::NonZeroU8;
 
 use crossbeam_utils::CachePadded;
 
-use crate::error::{NameTooLong, Reason, Refused, Resource, Scope};
-use crate::keyed::{Keyed, Named};
+use crate::error::{NameTooLong, Refused, Scope};
+use crate::keyed::{KeyedHasher, new_hasher};
 use crate::limits::{Limits, ScopeLimits};
-use crate::sync::{Arc, Mutex, MutexGuard};
-use crate::usage::Usage;
+use crate::name::{MAX_NAME_BYTES, PeerKey};
+use crate::sync::Mutex;
+pub(crate) use classes::ClassRef;
+pub use classes::OTHER_CLASSES;
+use classes::{Class, Classes, Crossing, Crossings};
+use level::Level;
+pub(crate) use line::{Line, Shortfall, StreamShare};
+pub(crate) use peers::PeerRef;
+use peers::{Peer, Peers};
+pub(crate) use refusals::Refusals;
+pub(crate) use report::Seen;
+pub(crate) use request::Request;
 
+/// How many tables the scopes of peers are spread over.
 #[cfg(not(leasehold_loom))]
-const PEER_SHARDS: usize = 16;
+const PARTS: usize = 64;
 #[cfg(leasehold_loom)]
-const PEER_SHARDS: usize = 1;
+const PARTS: usize = 1;
 
 /// Every scope of one governor. `M` is a member: what scopes list as holders of idle memory.
 pub(crate) struct Tree<M> {
-    transient: CachePadded<Mutex<Level<M>>>,
-    peers: Keyed<Mutex<Level<M>>>,
-    classes: Keyed<Mutex<Level<M>>>,
-    system: CachePadded<Mutex<System<M>>>,
+    hasher: KeyedHasher,
+    scopes: CachePadded<Mutex<Scopes<M>>>,
 }
 
-/// The root, with the limits of the whole tree.
-struct System<M> {
-    level: Level<M>,
-    limits: Arc<Limits>,
+/// What the lock guards.
+struct Scopes<M> {
+    limits: Limits,
+    realms: [RealmScopes<M>; 2],
+    peers: Peers<M>,
+    classes: Classes<M>,
+    crossings: Crossings<M>,
     refusals: Refusals,
+    observed: Refusals,
+    admitted: u64,
+    next_id: u64,
 }
 
-/// One scope's use and pressure. Its limits are found in the tree's.
-pub(crate) struct Level<M> {
-    usage: Usage,
-    /// How many requests press on this scope right now.
-    pressing: u32,
-    tight: bool,
-    /// Members that may hold idle memory, by their ids.
-    caching: BTreeMap<u64, M>,
+/// Which of the two systems something belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Realm {
+    Ordinary,
+    Allowlisted,
 }
 
-/// A scope that exists as long as someone holds it, found by its key.
-pub(crate) type KeyedScope<M> = Named<Mutex<Level<M>>>;
-
-/// How many refusals there were, by scope, resource and reason.
-pub(crate) type Refusals = [[[u64; Reason::ALL.len()]; Resource::ALL.len()]; Scope::ALL.len()];
-
-/// Where a connection hangs in the tree.
-pub(crate) struct Place<M> {
-    /// `None` while the peer is not known.
-    pub(crate) peer: Option<Arc<KeyedScope<M>>>,
-    pub(crate) class: Option<Arc<KeyedScope<M>>>,
+struct RealmScopes<M> {
+    system: Level<M>,
+    transient: Level<M>,
 }
+
+/// Where a connection, or a stream with a class of its own, hangs in the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// `None` while the peer is not known, in [parts](PeerRef::parts).
+    peer_hash: u64,
+    peer_nth: Option<NonZeroU8>,
+    pub(crate) realm: Realm,
+    pub(crate) class: Option<ClassRef>,
+}
+
+const _: () = assert!(size_of::<Place>() == 16);
 
 /// Whether a connection still exists, or only memory that it left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     Present,
-    /// What an unbound connection leaves behind does not count in the transient scope.
+    /// What a connection leaves behind counts for its peer and the system only: it fills neither
+    /// the transient scope nor a class.
     Departed,
 }
 
-impl<M> Level<M> {
+/// One scope, for as long as someone holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LevelRef {
+    System(Realm),
+    Transient(Realm),
+    Peer(PeerRef),
+    Class(ClassRef),
+    ClassPeer(ClassRef, PeerRef),
+}
+
+/// A name with its hash, which is computed before the lock.
+pub(crate) struct Hashed<'a, T: ?Sized> {
+    hash: u64,
+    name: &'a T,
+}
+
+impl<T: ?Sized> Clone for Hashed<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: ?Sized> Copy for Hashed<'_, T> {}
+
+/// Scopes that nobody holds any more, to be dropped when no lock is held.
+#[must_use = "a scope may not be dropped under the lock"]
+pub(crate) struct Vacated<M>(Vec<Vacant<M>>);
+
+enum Vacant<M> {
+    Peer { _scope: Box<Peer<M>> },
+    Class { _scope: Box<Class<M>> },
+    Crossing { _scope: Box<Crossing<M>> },
+}
+
+impl Place {
+    fn new(peer: Option<PeerRef>, class: Option<ClassRef>, realm: Realm) -> Self {
+        let (peer_hash, peer_nth) = PeerRef::parts(peer);
+        Self { peer_hash, peer_nth, realm, class }
+    }
+
+    #[inline]
+    pub(crate) fn peer(self) -> Option<PeerRef> {
+        PeerRef::from_parts(self.peer_hash, self.peer_nth)
+    }
+
+    pub(crate) fn set_peer(&mut self, peer: Option<PeerRef>) {
+        (self.peer_hash, self.peer_nth) = PeerRef::parts(peer);
+    }
+
+    fn crossing(self) -> Option<LevelRef> {
+        let (class, peer) = self.class.zip(self.peer())?;
+        Some(LevelRef::ClassPeer(class, peer))
+    }
+
+    /// The scopes that count a connection, in the order in which they are asked.
+    #[inline]
+    fn levels(self, standing: Standing) -> impl Iterator<Item = LevelRef> {
+        let system = Some(LevelRef::System(self.realm));
+        let peer = self.peer().map(LevelRef::Peer);
+        let levels = match standing {
+            Standing::Present => {
+                let parent = peer.or(Some(LevelRef::Transient(self.realm)));
+                [parent, self.crossing(), self.class.map(LevelRef::Class), system]
+            }
+            Standing::Departed => [peer, None, None, system],
+        };
+        levels.into_iter().flatten()
+    }
+
+    fn has(self, level: LevelRef) -> bool {
+        self.levels(Standing::Present).any(|own| own == level)
+    }
+}
+
+impl LevelRef {
+    #[inline]
+    fn scope(self) -> Scope {
+        match self {
+            LevelRef::System(Realm::Ordinary) => Scope::System,
+            LevelRef::System(Realm::Allowlisted) => Scope::AllowlistedSystem,
+            LevelRef::Transient(Realm::Ordinary) => Scope::Transient,
+            LevelRef::Transient(Realm::Allowlisted) => Scope::AllowlistedTransient,
+            LevelRef::Peer(_) => Scope::Peer,
+            LevelRef::Class(_) => Scope::Class,
+            LevelRef::ClassPeer(..) => Scope::ClassPeer,
+        }
+    }
+}
+
+impl<M> Vacated<M> {
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    fn push(&mut self, vacant: Option<Vacant<M>>) {
+        self.0.extend(vacant);
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+}
+
+impl Limits {
+    fn of_system(&self, realm: Realm) -> &ScopeLimits {
+        match realm {
+            Realm::Ordinary => &self.system,
+            Realm::Allowlisted => &self.allowlisted_system,
+        }
+    }
+
+    fn of_transient(&self, realm: Realm) -> &ScopeLimits {
+        match realm {
+            Realm::Ordinary => &self.transient,
+            Realm::Allowlisted => &self.allowlisted_transient,
+        }
+    }
+}
+
+impl<M> RealmScopes<M> {
     fn new() -> Self {
-        Self { usage: Usage::default(), pressing: 0, tight: false, caching: BTreeMap::new() }
-    }
-
-    fn shared() -> Mutex<Self> {
-        Mutex::new(Self::new())
-    }
-
-    fn sub(&mut self, less: &Usage, limits: &ScopeLimits) {
-        self.usage.sub(less);
-        self.relax(limits);
-    }
-
-    fn unlist(&mut self, id: u64) -> Option<M> {
-        let member = self.caching.remove(&id);
-        if self.caching.is_empty() {
-            // An emptied map keeps its last node.
-            self.caching = BTreeMap::new();
-        }
-        member
-    }
-
-    /// Ends tightness once there is room again and nobody presses.
-    fn relax(&mut self, limits: &ScopeLimits) {
-        if self.tight && self.pressing == 0 {
-            let limit = limits.memory.max();
-            self.tight = self.usage.memory > limit - limit / 8;
-        }
+        Self { system: Level::new(), transient: Level::new() }
     }
 }
 
 impl<M: Clone> Tree<M> {
     pub(crate) fn new(limits: Limits) -> Self {
+        let hasher = new_hasher();
         Self {
-            transient: CachePadded::new(Mutex::new(Level::new())),
-            peers: Keyed::new(PEER_SHARDS),
-            classes: Keyed::new(1),
-            system: CachePadded::new(Mutex::new(System {
-                level: Level::new(),
-                limits: Arc::new(limits),
-                refusals: Default::default(),
+            scopes: CachePadded::new(Mutex::new(Scopes {
+                limits,
+                realms: [RealmScopes::new(), RealmScopes::new()],
+                peers: Peers::new(),
+                classes: Classes::new(hasher.hash_one(OTHER_CLASSES.as_bytes())),
+                crossings: Crossings::new(),
+                refusals: Refusals::default(),
+                observed: Refusals::default(),
+                admitted: 0,
+                next_id: 0,
             })),
+            hasher,
         }
     }
 
-    /// The scope of the peer called `key`, for as long as it is held.
-    pub(crate) fn peer(&self, key: &[u8]) -> Result<Arc<KeyedScope<M>>, NameTooLong> {
-        self.peers.hold(key, Level::shared)
+    /// Prepares a peer's key.
+    pub(crate) fn peer_key<'a>(&self, key: &'a [u8]) -> Result<Hashed<'a, [u8]>, NameTooLong> {
+        Ok(Hashed { hash: self.hasher.hash_one(bounded(key)?), name: key })
     }
 
-    /// The scope of the class called `name`, for as long as it is held.
-    pub(crate) fn class(&self, name: &[u8]) -> Result<Arc<KeyedScope<M>>, NameTooLong> {
-        self.classes.hold(name, Level::shared)
+    /// Prepares a class's name.
+    pub(crate) fn class_name<'a>(&self, name: &'a str) -> Result<Hashed<'a, str>, NameTooLong> {
+        Ok(Hashed { hash: self.hasher.hash_one(bounded(name.as_bytes())?), name })
     }
 
-    /// Lets go of a peer's scope; the last to do so removes it from the map.
-    pub(crate) fn release_peer(&self, scope: Arc<KeyedScope<M>>) {
-        self.peers.release(scope);
+    /// Locks the scopes above a connection, and all others with them.
+    #[inline]
+    pub(crate) fn line(&self, place: Place, standing: Standing) -> Line<'_, M> {
+        Line::new(self.scopes.lock(), place, standing)
     }
 
-    /// Lets go of a class's scope; the last to do so removes it from the map.
-    pub(crate) fn release_class(&self, scope: Arc<KeyedScope<M>>) {
-        self.classes.release(scope);
+    /// What a peer that is held is called.
+    pub(crate) fn peer_name(&self, peer: PeerRef) -> Option<PeerKey> {
+        self.scopes.lock().peers.get(peer).map(|peer| PeerKey::of_bounded(peer.key()))
+    }
+
+    /// The last one who held a peer for its orphans lets go of it.
+    pub(crate) fn release_peer(&self, peer: PeerRef) {
+        let vacated = self.scopes.lock().release_peer(Some(peer));
+        drop(vacated);
+    }
+
+    /// Locks the scopes above a connection that is to be admitted, and holds them.
+    pub(crate) fn enter(
+        &self,
+        peer: Option<Hashed<'_, [u8]>>,
+        class: Option<Hashed<'_, str>>,
+    ) -> Line<'_, M> {
+        let mut scopes = self.scopes.lock();
+        let peer = peer.map(|peer| scopes.hold_peer(peer));
+        let class = class.map(|class| scopes.hold_class(class));
+        let place = Place::new(peer, class, Realm::Ordinary);
+        if let (Some(class), Some(peer)) = (class, peer) {
+            scopes.crossings.hold(class, peer);
+        }
+        Line::new(scopes, place, Standing::Present)
     }
 
     /// Replaces the limits of the whole tree in one step. Use above a new limit stays, and falls.
     /// `along` runs in the same step.
     pub(crate) fn set_limits(&self, limits: Limits, along: impl FnOnce()) {
-        let new = Arc::new(limits);
-        let mut system = self.system.lock();
-        let old = std::mem::replace(&mut system.limits, new);
+        let mut own = Vec::new();
+        let mut scopes = self.scopes.lock();
+        let old = std::mem::replace(&mut scopes.limits, limits);
+        let Scopes { limits, peers, classes, .. } = &mut *scopes;
+        for key in old.peers.keys().chain(limits.peers.keys()).map(PeerKey::as_bytes) {
+            let found = peers.find(self.hasher.hash_one(key), key);
+            if let Some(peer) = found.and_then(|at| peers.get_mut(at)) {
+                own.extend(std::mem::replace(&mut peer.own, limits.own_of(key)));
+            }
+        }
+        classes.set_limits(limits);
         along();
-        drop(system);
-        drop(old);
+        drop(scopes);
+        drop((old, own));
     }
 
-    pub(crate) fn limits(&self) -> Arc<Limits> {
-        self.system.lock().limits.clone()
+    /// Gives one peer limits of its own, or takes them from it.
+    pub(crate) fn set_peer_limits(
+        &self,
+        key: &PeerKey,
+        limits: Option<ScopeLimits>,
+    ) -> Option<ScopeLimits> {
+        let hash = self.hasher.hash_one(key.as_bytes());
+        let mut scopes = self.scopes.lock();
+        let before = match limits {
+            Some(limits) => scopes.limits.peers.insert(key.clone(), limits),
+            None => scopes.limits.peers.remove(key),
+        };
+        if let Some(at) = scopes.peers.find(hash, key.as_bytes())
+            && let Some(peer) = scopes.peers.get_mut(at)
+        {
+            peer.own = limits.map(Box::new);
+        }
+        before
     }
 
-    pub(crate) fn refusals(&self) -> Box<Refusals> {
-        Box::new(self.system.lock().refusals)
+    /// The limits in force.
+    pub(crate) fn limits(&self) -> Limits {
+        self.scopes.lock().limits.clone()
+    }
+
+    /// The limits of a stream in force, and whether they are only observed.
+    pub(crate) fn stream_limits(&self) -> (ScopeLimits, bool) {
+        let scopes = self.scopes.lock();
+        (scopes.limits.stream, scopes.limits.observe.contains(Scope::Stream))
     }
 
     pub(crate) fn count_refusal(&self, refused: &Refused) {
-        let row = &mut self.system.lock().refusals[refused.scope() as usize];
-        row[refused.resource() as usize][refused.reason() as usize] += 1;
+        self.scopes.lock().refusals.count(refused);
     }
 
-    pub(crate) fn system_usage(&self) -> Usage {
-        self.system.lock().level.usage
+    /// Counts what was granted although a scope that only observes would have refused it.
+    pub(crate) fn count_observed(&self, refused: &Refused) {
+        self.scopes.lock().observed.count(refused);
     }
 
-    /// Some member that may hold idle memory, if there is any.
-    pub(crate) fn first_caching(&self) -> Option<M> {
-        self.system.lock().level.caching.first_key_value().map(|(_, member)| member.clone())
+    /// Some member of a system that may hold idle memory, if there is any.
+    pub(crate) fn first_caching(&self, realm: Realm) -> Option<M> {
+        self.scopes.lock().realms[realm as usize].system.first_caching()
     }
 
-    pub(crate) fn transient_usage(&self) -> Usage {
-        self.transient.lock().usage
-    }
-
-    pub(crate) fn peer_usages(&self) -> Vec<(Box<[u8]>, Usage)> {
-        usages(&self.peers)
-    }
-
-    pub(crate) fn class_usages(&self) -> Vec<(Box<[u8]>, Usage)> {
-        usages(&self.classes)
-    }
-
-    /// Locks every scope above a connection.
-    pub(crate) fn line<'a>(&'a self, place: &'a Place<M>, standing: Standing) -> Line<'a, M> {
-        let parent = match (&place.peer, standing) {
-            (Some(peer), _) => Some(peer.value().lock()),
-            (None, Standing::Present) => Some(self.transient.lock()),
-            (None, Standing::Departed) => None,
-        };
-        Line {
-            parent,
-            class: place.class.as_ref().map(|class| (class.value().lock(), class.key())),
-            system: self.system.lock(),
-            bound: place.peer.is_some(),
+    /// Presses on a scope until the answer is dropped.
+    pub(crate) fn press(&self, level: LevelRef) -> Pressure<'_, M> {
+        let mut scopes = self.scopes.lock();
+        let found = scopes.hold(level);
+        if found {
+            scopes.with(level, |level, _| {
+                level.pressing += 1;
+                level.tight = true;
+            });
         }
-    }
-
-    /// Moves `usage` from the transient scope to `peer` in one step, unless the peer refuses. If
-    /// `id` is listed as a member that may cache, that moves along.
-    pub(crate) fn bind(
-        &self,
-        place: &Place<M>,
-        peer: &KeyedScope<M>,
-        usage: &Usage,
-        id: u64,
-    ) -> Result<(), (Refused, Option<M>)> {
-        debug_assert!(place.peer.is_none());
-        let mut transient = self.transient.lock();
-        let mut target = peer.value().lock();
-        let system = self.system.lock();
-        if let Err(refused) = system.limits.peer.check(Scope::Peer, &target.usage, usage) {
-            let victim = target.victim(&refused);
-            return Err((refused, victim));
-        }
-        target.usage.add(usage);
-        transient.sub(usage, &system.limits.transient);
-        if let Some(member) = transient.unlist(id) {
-            target.caching.insert(id, member);
-        }
-        Ok(())
-    }
-
-    /// Presses on the scope that refused, until the answer is dropped. `keyed` is the scope if it
-    /// is a peer's or a class's.
-    pub(crate) fn press<'a>(
-        &'a self,
-        scope: Scope,
-        keyed: Option<Arc<KeyedScope<M>>>,
-    ) -> Pressure<'a, M> {
-        let pressure = Pressure { tree: self, scope, keyed };
-        pressure.with(|level, _| {
-            level.pressing += 1;
-            level.tight = true;
-        });
-        pressure
-    }
-}
-
-/// Every scope above one connection, locked.
-pub(crate) struct Line<'a, M> {
-    parent: Option<MutexGuard<'a, Level<M>>>,
-    class: Option<(MutexGuard<'a, Level<M>>, &'a [u8])>,
-    system: MutexGuard<'a, System<M>>,
-    bound: bool,
-}
-
-impl<M: Clone> Line<'_, M> {
-    /// The limits of each connection, in force while the line is held.
-    pub(crate) fn connection_limits(&self) -> &ScopeLimits {
-        &self.system.limits.connection
-    }
-
-    /// Whether every scope of the line has room for `more`.
-    pub(crate) fn check(&self, more: &Usage) -> Result<(), Refused> {
-        let limits = &self.system.limits;
-        if let Some(parent) = &self.parent {
-            let (scope, limits) = if self.bound {
-                (Scope::Peer, &limits.peer)
-            } else {
-                (Scope::Transient, &limits.transient)
-            };
-            limits.check(scope, &parent.usage, more)?;
-        }
-        if let Some((class, name)) = &self.class {
-            limits.of_class(std::str::from_utf8(name).unwrap_or_default()).check(
-                Scope::Class,
-                &class.usage,
-                more,
-            )?;
-        }
-        limits.system.check(Scope::System, &self.system.level.usage, more)
-    }
-
-    /// Charges `more` to every scope of the line, which has been [checked](Self::check).
-    pub(crate) fn charge(&mut self, more: &Usage) {
-        if let Some(parent) = &mut self.parent {
-            parent.usage.add(more);
-        }
-        if let Some((class, _)) = &mut self.class {
-            class.usage.add(more);
-        }
-        self.system.level.usage.add(more);
-    }
-
-    /// A member whose idle memory might make room in the scope that refused.
-    pub(crate) fn victim(&mut self, refused: &Refused) -> Option<M> {
-        match refused.scope() {
-            Scope::Peer | Scope::Transient => self.parent.as_mut()?.victim(refused),
-            Scope::Class => self.class.as_mut()?.0.victim(refused),
-            Scope::System => self.system.level.victim(refused),
-            _ => None,
-        }
-    }
-
-    /// Takes `less` off every scope of the line.
-    pub(crate) fn credit(&mut self, less: &Usage) {
-        let System { level: system, limits, .. } = &mut *self.system;
-        if let Some(parent) = &mut self.parent {
-            parent.sub(less, if self.bound { &limits.peer } else { &limits.transient });
-        }
-        if let Some((class, name)) = &mut self.class {
-            class.sub(less, limits.of_class(std::str::from_utf8(name).unwrap_or_default()));
-        }
-        system.sub(less, &limits.system);
-    }
-
-    /// Takes `less` off the connection's parent alone: what an unbound connection leaves behind
-    /// does not fill the transient scope.
-    pub(crate) fn credit_parent(&mut self, less: &Usage) {
-        let limits = &self.system.limits;
-        if let Some(parent) = &mut self.parent {
-            parent.sub(less, if self.bound { &limits.peer } else { &limits.transient });
-        }
-    }
-
-    /// Whether any scope of the line is tight, so that nothing idle may be kept.
-    pub(crate) fn is_tight(&self) -> bool {
-        self.parent.as_ref().is_some_and(|parent| parent.tight)
-            || self.class.as_ref().is_some_and(|(class, _)| class.tight)
-            || self.system.level.tight
-    }
-
-    /// Lists a member in every scope of the line as one that may hold idle memory.
-    pub(crate) fn list(&mut self, id: u64, member: &M) {
-        for level in self.levels() {
-            level.caching.insert(id, member.clone());
-        }
-    }
-
-    /// Takes a member off the lists. What comes back is dropped after the locks.
-    #[must_use = "a member may not be dropped under a lock"]
-    pub(crate) fn unlist(&mut self, id: u64) -> [Option<M>; 3] {
-        let mut unlisted = [None, None, None];
-        for (level, unlisted) in self.levels().zip(&mut unlisted) {
-            *unlisted = level.unlist(id);
-        }
-        unlisted
-    }
-
-    fn levels(&mut self) -> impl Iterator<Item = &mut Level<M>> {
-        let parent = self.parent.as_deref_mut();
-        let class = self.class.as_mut().map(|(class, _)| &mut **class);
-        parent.into_iter().chain(class).chain([&mut self.system.level])
-    }
-}
-
-impl<M: Clone> Level<M> {
-    /// Memory that the scope lacks makes it tight.
-    fn victim(&mut self, refused: &Refused) -> Option<M> {
-        if refused.resource() != Resource::Memory || refused.never_fits() {
-            return None;
-        }
-        self.tight = true;
-        self.caching.first_key_value().map(|(_, member)| member.clone())
+        drop(scopes);
+        Pressure { tree: self, level, found }
     }
 }
 
 /// While it lives, its scope stays tight: nobody starts to cache, and the list of those who do
 /// only shrinks.
-pub(crate) struct Pressure<'a, M> {
+pub(crate) struct Pressure<'a, M: Clone> {
     tree: &'a Tree<M>,
-    scope: Scope,
-    keyed: Option<Arc<KeyedScope<M>>>,
+    level: LevelRef,
+    /// Whether the scope was still there, and is held. If not, neither is its idle memory.
+    found: bool,
 }
 
-impl<M> Pressure<'_, M> {
-    pub(crate) fn is_on(&self, scope: Scope) -> bool {
-        self.scope == scope
-    }
-
-    fn with(&self, f: impl FnOnce(&mut Level<M>, &ScopeLimits)) {
-        // The level first, then the limits under the system's lock: the order of every charge.
-        match (&self.keyed, self.scope) {
-            (Some(keyed), _) => {
-                let mut level = keyed.value().lock();
-                let system = self.tree.system.lock();
-                let limits = match self.scope {
-                    Scope::Class => {
-                        system.limits.of_class(std::str::from_utf8(keyed.key()).unwrap_or_default())
-                    }
-                    _ => &system.limits.peer,
-                };
-                f(&mut level, limits);
-            }
-            (None, Scope::Transient) => {
-                let mut level = self.tree.transient.lock();
-                let system = self.tree.system.lock();
-                f(&mut level, &system.limits.transient);
-            }
-            (None, _) => {
-                let System { level, limits, .. } = &mut *self.tree.system.lock();
-                f(level, &limits.system);
-            }
-        }
+impl<M: Clone> Pressure<'_, M> {
+    pub(crate) fn is_on(&self, level: LevelRef) -> bool {
+        self.level == level
     }
 }
 
-impl<M> Drop for Pressure<'_, M> {
+impl<M: Clone> Drop for Pressure<'_, M> {
     fn drop(&mut self) {
-        self.with(|level, limits| {
+        if !self.found {
+            return;
+        }
+        let mut scopes = self.tree.scopes.lock();
+        scopes.with(self.level, |level, limits| {
             level.pressing -= 1;
             level.relax(limits);
         });
+        let vacated = scopes.release(self.level);
+        drop(scopes);
+        drop(vacated);
     }
 }
 
-fn usages<M>(scopes: &Keyed<Mutex<Level<M>>>) -> Vec<(Box<[u8]>, Usage)> {
-    let row = |scope: &KeyedScope<M>| (scope.key().into(), scope.value().lock().usage);
-    scopes.held().iter().map(|scope| row(scope)).collect()
+impl<M> Scopes<M> {
+    fn hold_peer(&mut self, peer: Hashed<'_, [u8]>) -> PeerRef {
+        let Self { limits, peers, .. } = self;
+        peers.hold(peer.hash, peer.name, || limits.own_of(peer.name))
+    }
+
+    fn hold_class(&mut self, class: Hashed<'_, str>) -> ClassRef {
+        let Self { limits, classes, .. } = self;
+        classes.hold(class.hash, class.name, limits)
+    }
+
+    /// Lets go of a class, and of the peer's part of it if the peer is known.
+    fn release_class(&mut self, class: Option<ClassRef>, peer: Option<PeerRef>) -> Vacated<M> {
+        let mut vacated = Vacated::none();
+        if let Some(class) = class {
+            if let Some(peer) = peer {
+                vacated = self.release_crossing(class, peer);
+            }
+            let released = self.classes.release(class);
+            vacated.push(released.map(|scope| Vacant::Class { _scope: scope }));
+        }
+        vacated
+    }
+
+    fn release_crossing(&mut self, class: ClassRef, peer: PeerRef) -> Vacated<M> {
+        let mut vacated = Vacated::none();
+        let released = self.crossings.release(class, peer);
+        vacated.push(released.map(|scope| Vacant::Crossing { _scope: scope }));
+        vacated
+    }
+
+    fn release_peer(&mut self, peer: Option<PeerRef>) -> Vacated<M> {
+        let mut vacated = Vacated::none();
+        let released = peer.and_then(|peer| self.peers.release(peer));
+        vacated.push(released.map(|scope| Vacant::Peer { _scope: scope }));
+        vacated
+    }
+
+    /// Holds a scope and those that it belongs to, if it is still there.
+    fn hold(&mut self, level: LevelRef) -> bool {
+        if self.with(level, |_, _| ()).is_none() {
+            return false;
+        }
+        match level {
+            LevelRef::System(_) | LevelRef::Transient(_) => {}
+            LevelRef::Peer(peer) => self.peers.hold_again(peer),
+            LevelRef::Class(class) => self.classes.hold_again(class),
+            LevelRef::ClassPeer(class, peer) => {
+                self.peers.hold_again(peer);
+                self.classes.hold_again(class);
+                self.crossings.hold(class, peer);
+            }
+        }
+        true
+    }
+
+    /// Lets go of what [`hold`](Self::hold) holds.
+    fn release(&mut self, level: LevelRef) -> Vacated<M> {
+        match level {
+            LevelRef::System(_) | LevelRef::Transient(_) => Vacated::none(),
+            LevelRef::Peer(peer) => self.release_peer(Some(peer)),
+            LevelRef::Class(class) => self.release_class(Some(class), None),
+            LevelRef::ClassPeer(class, peer) => {
+                let mut vacated = self.release_class(Some(class), Some(peer));
+                vacated.merge(self.release_peer(Some(peer)));
+                vacated
+            }
+        }
+    }
+
+    /// Does something with one scope and its limits, if it is there.
+    #[inline]
+    fn with<R>(
+        &mut self,
+        level: LevelRef,
+        f: impl FnOnce(&mut Level<M>, &ScopeLimits) -> R,
+    ) -> Option<R> {
+        let Self { limits, realms, peers, classes, crossings, .. } = self;
+        Some(match level {
+            LevelRef::System(realm) => {
+                f(&mut realms[realm as usize].system, limits.of_system(realm))
+            }
+            LevelRef::Transient(realm) => {
+                f(&mut realms[realm as usize].transient, limits.of_transient(realm))
+            }
+            LevelRef::Peer(peer) => {
+                let Peer { level, own, .. } = peers.get_mut(peer)?;
+                f(level, own.as_deref().unwrap_or(&limits.peer))
+            }
+            LevelRef::Class(class) => {
+                let Class { level, limits, .. } = classes.get_mut(class)?;
+                f(level, limits)
+            }
+            LevelRef::ClassPeer(class, peer) => {
+                let limits = &classes.get(class)?.peer_limits;
+                f(&mut crossings.get_mut(class, peer)?.level, limits)
+            }
+        })
+    }
+}
+
+fn bounded(name: &[u8]) -> Result<&[u8], NameTooLong> {
+    if name.len() > MAX_NAME_BYTES { Err(NameTooLong { len: name.len() }) } else { Ok(name) }
+}
+
+/// Which part a hash belongs to: bits that the table of a part does not use, which takes the lowest
+/// and the top seven.
+fn part_of(hash: u64) -> usize {
+    (hash >> 40) as usize % PARTS
 }

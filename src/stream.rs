@@ -4,9 +4,10 @@ use std::fmt;
 use std::panic::Location;
 
 use crate::connection::{Connection, StreamAccount};
-use crate::error::LeaseError;
+use crate::error::{BindError, LeaseError};
 use crate::lease::OwnedLease;
 use crate::name::Direction;
+use crate::priority::Priority;
 use crate::report::StreamUsage;
 use crate::reservation::Reservation;
 use crate::sync::Arc;
@@ -63,7 +64,51 @@ impl StreamGuard {
     ///
     /// If a limit is in the way, or the connection is closed.
     pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
-        Reservation::new(self.connection.clone(), Some(self.account.clone()), bytes)
+        self.try_reserve_at(bytes, Priority::Critical)
+    }
+
+    /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
+    /// takes the locks.
+    ///
+    /// # Errors
+    ///
+    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
+    #[track_caller]
+    pub fn try_lease_owned_at(
+        &self,
+        len: usize,
+        priority: Priority,
+    ) -> Result<OwnedLease, LeaseError> {
+        let site = Location::caller();
+        OwnedLease::new_at(&self.connection, Some(&self.account), len, priority, site)
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), at a priority.
+    ///
+    /// # Errors
+    ///
+    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
+    pub fn try_reserve_at(
+        &self,
+        bytes: u64,
+        priority: Priority,
+    ) -> Result<Reservation, LeaseError> {
+        let account = Some(self.account.clone());
+        Reservation::new(self.connection.clone(), account, bytes, priority)
+    }
+
+    /// Tells which class the stream belongs to, once negotiation has shown it: the stream, and all
+    /// it holds now and later, is charged to that class and to the peer's part of it, besides all
+    /// else. If it is the connection's own class, it is charged there already.
+    ///
+    /// From then on each lease on the stream takes the locks, for its class has to be charged.
+    ///
+    /// # Errors
+    ///
+    /// If the class's limits are in the way, the stream has a class already, or the connection is
+    /// closed. Nothing has changed then.
+    pub fn bind_class(&self, name: &str) -> Result<(), BindError> {
+        self.connection.bind_stream(&self.account, name)
     }
 
     /// Which side opened the stream.

@@ -149,7 +149,7 @@ fn limits_set_at_once_agree_with_the_arenas_bounds() {
                 let (governor, gate) = (&governor, &gate);
                 threads.spawn(move || {
                     gate.wait();
-                    (0..20).for_each(|_| governor.set_limits(limits(memory)));
+                    (0..20).for_each(|_| governor.set_limits(limits(memory)).unwrap());
                 });
             }
         });

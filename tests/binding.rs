@@ -121,7 +121,7 @@ fn a_refused_bind_changes_nothing_and_may_be_tried_again() {
         assert_eq!((refused.scope(), refused.resource()), (Scope::Peer, resource));
         assert_eq!(charges(&assert_adds_up(&governor)), before, "{resource}");
         assert_eq!(guard.usage().peer, None);
-        governor.set_limits(Limits::unlimited());
+        governor.set_limits(Limits::unlimited()).unwrap();
         guard.bind_peer("alice").unwrap();
         assert_eq!(governor.snapshot().transient.usage, Usage::default());
         drop(busy);

@@ -415,7 +415,7 @@ fn a_limit_lowered_below_use_revokes_nothing_and_lets_use_only_fall() {
         let governor = governor(limits_of(scope, only(Resource::Memory, 64 * KIB)));
         let guard = admit(&governor, scope, Direction::Inbound).unwrap();
         let mut leases: Vec<_> = (0..4).map(|_| guard.try_lease_owned(16384).unwrap()).collect();
-        governor.set_limits(limits_of(scope, only(Resource::Memory, 20 * KIB)));
+        governor.set_limits(limits_of(scope, only(Resource::Memory, 20 * KIB))).unwrap();
         assert_eq!(governor.snapshot().system.usage.memory, 64 * KIB);
         assert!(leases.iter_mut().all(|lease| lease.pin().is_ok()));
         for left in (2..=4).rev() {
@@ -436,7 +436,7 @@ fn a_limit_lowered_below_use_revokes_nothing_and_lets_use_only_fall() {
 fn counts_lowered_below_use_refuse_until_there_is_room() {
     let governor = governor(Limits::unlimited().system(scope().connections(3)));
     let mut guards: Vec<_> = (0..3).map(|_| governor.inbound().try_admit().unwrap()).collect();
-    governor.set_limits(Limits::unlimited().system(scope().connections(1)));
+    governor.set_limits(Limits::unlimited().system(scope().connections(1))).unwrap();
     for in_use in (1..=3).rev() {
         let error = governor.inbound().try_admit().unwrap_err();
         let numbers = (Limit::Max(1), in_use, 1);
@@ -452,7 +452,7 @@ fn a_raised_limit_holds_at_once() {
     let guard = governor.inbound().peer("alice").try_admit().unwrap();
     let _all = guard.try_lease(4096).unwrap();
     assert!(guard.try_lease(4096).is_err());
-    governor.set_limits(Limits::unlimited().peer(scope().memory(8 * KIB)));
+    governor.set_limits(Limits::unlimited().peer(scope().memory(8 * KIB))).unwrap();
     let _more = guard.try_lease(4096).unwrap();
     assert!(guard.try_lease(4096).is_err());
 }
@@ -463,7 +463,7 @@ fn lowered_stream_limits_hold_for_open_streams() {
     let guard = governor.inbound().try_admit().unwrap();
     let stream = guard.try_open_stream(Direction::Inbound).unwrap();
     let held = stream.try_reserve(8 * KIB).unwrap();
-    governor.set_limits(limits_of(Scope::Stream, only(Resource::Memory, 4 * KIB)));
+    governor.set_limits(limits_of(Scope::Stream, only(Resource::Memory, 4 * KIB))).unwrap();
     assert!(stream.try_reserve(1).is_err());
     drop(held);
     assert!(stream.try_reserve(4 * KIB + 1).is_err());

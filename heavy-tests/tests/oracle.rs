@@ -605,7 +605,7 @@ impl World {
             Op::SetLimits { limits } => {
                 self.table = table(limits);
                 self.lowered = true;
-                self.governor.set_limits(self.table.limits());
+                self.governor.set_limits(self.table.limits()).unwrap();
             }
         }
     }

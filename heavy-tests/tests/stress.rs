@@ -232,7 +232,7 @@ fn threads_that_share_everything_leave_nothing() {
         assert!(snapshot.system.usage.connections() <= 60);
         round += 1;
         if round % 50 == 0 {
-            governor.set_limits(limits(round % 100 == 0));
+            governor.set_limits(limits(round % 100 == 0)).unwrap();
         }
         if round % 400 == 0 {
             governor.drain(|_| true);

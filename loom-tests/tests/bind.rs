@@ -139,7 +139,7 @@ fn bind_against_lower_limits() {
         let _held = [one.try_reserve(bytes(1)).unwrap(), two.try_reserve(bytes(1)).unwrap()];
         let (late, (early, two)) = race(
             || {
-                governor.set_limits(Limits::unlimited().peer(room(0)));
+                governor.set_limits(Limits::unlimited().peer(room(0))).unwrap();
                 one.bind_peer(PEER)
             },
             move || (two.bind_peer(PEER), two),

@@ -16,7 +16,7 @@ fn one_fits(name: &str, before: u64) {
         let (one, two) = (admit(), admit());
         let (one_lease, two) = race(
             || {
-                governor.set_limits(Limits::unlimited().peer(room(1)));
+                governor.set_limits(Limits::unlimited().peer(room(1))).unwrap();
                 one.try_lease_owned(BLOCK)
             },
             move || (two.try_lease_owned(BLOCK), two),
@@ -46,7 +46,7 @@ fn lower_below_use() {
         let held = one.try_reserve(bytes(1)).unwrap();
         let (refused, two) = race(
             || {
-                governor.set_limits(Limits::unlimited().system(room(0)));
+                governor.set_limits(Limits::unlimited().system(room(0))).unwrap();
                 one.try_lease(BLOCK).map(drop)
             },
             move || (two.try_lease_owned(BLOCK), two),
@@ -71,7 +71,7 @@ fn two_changes_at_once() {
         let of = |blocks| Limits::unlimited().system(room(8 + blocks)).stream(room(blocks));
         let (narrow, wide) = (of(1), of(2));
         let same = governor.clone();
-        race(|| governor.set_limits(narrow), move || same.set_limits(wide));
+        race(|| governor.set_limits(narrow).unwrap(), move || same.set_limits(wide).unwrap());
         let wide = at_rest(&governor).system.limits == room(8 + 2);
         let leases = [stream.try_lease_owned(BLOCK), stream.try_lease_owned(BLOCK)];
         let fit = leases.each_ref().map(|lease| granted(lease, Scope::Stream));

@@ -7,17 +7,25 @@
 //! [while its own block is still out](super::Connection::give_back) and the connection's record
 //! therefore stays, to see whether it was the last.
 //!
+//! **A class.** Once a stream is bound to a class of its own, the *classed* mark in the same word
+//! sends every lease and return the slow way, where the class is charged and credited too. The step
+//! that sets the mark also tells how much was in use: what returns before it is not in that figure,
+//! and what returns after it finds the mark.
+//!
 //! **A charge** adds under the lock, looks at the limit, and takes the bytes off again if they are
 //! too many. Nobody sees that: who charges or reads holds the same lock, all the while the block
 //! itself is obtained. Looking after adding means that a limit which was lowered before the charge
 //! is never overlooked.
 
 use crate::error::{Refused, Resource, Scope};
-use crate::limit::Limit;
+use crate::limits::ScopeLimits;
+use crate::priority::Priority;
 use crate::sync::unmodelled;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 const CLOSED: u64 = 1 << 63;
+const CLASSED: u64 = 1 << 62;
+const MARKS: u64 = CLOSED | CLASSED;
 
 /// The bytes that the leases and reservations of one stream hold.
 ///
@@ -27,7 +35,7 @@ pub(crate) struct StreamAccount {
     /// Under which the connection keeps it. Never changes.
     key: unmodelled::AtomicU32,
     entrance: Mutex<()>,
-    /// Always below the mark: what would reach it is refused even where memory is unlimited.
+    /// Always below the marks: what would reach them is refused even where memory is unlimited.
     in_use: AtomicU64,
 }
 
@@ -46,37 +54,55 @@ impl StreamAccount {
 
     pub(crate) fn in_use(&self) -> u64 {
         let _entrance = self.entrance.lock();
-        self.in_use.load(Ordering::Relaxed) & !CLOSED
+        self.in_use.load(Ordering::Relaxed) & !MARKS
     }
 
-    /// Takes `bytes` more, if the `limit` in force allows; `u64::MAX` is unlimited.
+    /// Takes `bytes` more, if the `limit` in force allows, `u64::MAX` being unlimited, and the
+    /// stream has no class of its own.
     #[inline]
     pub(super) fn try_enter(&self, bytes: u64, limit: impl FnOnce() -> u64) -> Option<Entry<'_>> {
-        let (entry, in_use) = self.add(bytes)?;
+        let (entry, before) = self.add(bytes)?;
+        let in_use = before & !CLOSED;
+        if in_use & CLASSED != 0 {
+            return None;
+        }
         // An entry that is dropped takes its bytes off again.
         (in_use + bytes <= limit()).then_some(entry)
     }
 
-    /// As [`try_enter`](Self::try_enter), with the numbers if not.
+    /// As [`try_enter`](Self::try_enter), whatever the class, with the numbers if not.
     pub(super) fn enter(
         &self,
         bytes: u64,
-        limit: impl FnOnce() -> Limit,
+        priority: Priority,
+        limits: impl FnOnce() -> ScopeLimits,
     ) -> Result<Entry<'_>, Refused> {
-        let refused =
-            |limit, in_use| Refused::new(Scope::Stream, Resource::Memory, limit, in_use, bytes);
-        let Some((entry, in_use)) = self.add(bytes) else {
-            return Err(refused(limit(), self.in_use()));
+        let Some((entry, before)) = self.add(bytes) else {
+            let limit = limits().memory;
+            return Err(Refused::new(Scope::Stream, Resource::Memory, limit, self.in_use(), bytes));
         };
-        let limit = limit();
-        if limit.admits(in_use, bytes) { Ok(entry) } else { Err(refused(limit, in_use)) }
+        limits().check_memory(Scope::Stream, before & !MARKS, bytes, priority)?;
+        Ok(entry)
     }
 
-    /// Counts bytes as returned. `true`: the account is closed, and this may have drained it; the
-    /// caller does not touch it again.
+    /// Marks the stream as one with a class of its own, and answers how much is in use. Called
+    /// with the [entrance](Self::hold_entrance) held, so that only returns can come in between.
+    pub(super) fn set_classed(&self) -> u64 {
+        self.in_use.fetch_or(CLASSED, Ordering::AcqRel) & !MARKS
+    }
+
+    /// Keeps everyone from taking more meanwhile, and answers how much is in use.
+    pub(super) fn hold_entrance(&self) -> (MutexGuard<'_, ()>, u64) {
+        let entrance = self.entrance.lock();
+        let in_use = self.in_use.load(Ordering::Relaxed) & !MARKS;
+        (entrance, in_use)
+    }
+
+    /// Counts bytes as returned. `true`: there is more to do, for the stream has a class, or the
+    /// account is closed and this may have drained it. The caller does not touch it again.
     #[inline]
     pub(super) fn put(&self, bytes: u64) -> bool {
-        self.in_use.fetch_sub(bytes, Ordering::AcqRel) & CLOSED != 0
+        self.in_use.fetch_sub(bytes, Ordering::AcqRel) & MARKS != 0
     }
 
     /// Nothing is leased on the stream any more.
@@ -85,20 +111,20 @@ impl StreamAccount {
     }
 
     pub(super) fn is_drained(&self) -> bool {
-        self.in_use.load(Ordering::Acquire) == CLOSED
+        self.in_use.load(Ordering::Acquire) & !CLASSED == CLOSED
     }
 
-    /// Adds `bytes`, and answers what was in use before.
+    /// Adds `bytes`, and answers what was in use before, with its marks.
     #[inline]
     fn add(&self, bytes: u64) -> Option<(Entry<'_>, u64)> {
         let entrance = self.entrance.lock();
         // It can only fall meanwhile.
-        let in_use = self.in_use.load(Ordering::Relaxed) & !CLOSED;
-        if in_use.checked_add(bytes)? >= CLOSED {
+        let in_use = self.in_use.load(Ordering::Relaxed) & !MARKS;
+        if in_use.checked_add(bytes)? >= CLASSED {
             return None;
         }
-        let in_use = self.in_use.fetch_add(bytes, Ordering::AcqRel) & !CLOSED;
-        Some((Entry { account: self, bytes, _entrance: entrance }, in_use))
+        let before = self.in_use.fetch_add(bytes, Ordering::AcqRel);
+        Some((Entry { account: self, bytes, _entrance: entrance }, before))
     }
 }
 

@@ -6,14 +6,16 @@
 //! members to sweep only shrinks.
 
 use super::account::{Entry, StreamAccount};
-use super::ledger::{Ledger, Phase};
+use super::ledger::{Ledger, Phase, StreamClass};
 use super::loose::{Loose, LooseLease, LooseMemory};
 use super::shared::Shared;
 use super::{Connection, Granted, Memory, Seat};
 use crate::arena::{Arena, Block, Mapping, Note};
 use crate::error::{LeaseError, Refused, Resource, Scope};
+use crate::limits::ScopeLimits;
 use crate::magazine::{Hold, Tight, Word};
-use crate::scope::{KeyedScope, Place, Pressure};
+use crate::priority::Priority;
+use crate::scope::{ClassRef, LevelRef, Pressure, Realm, Request, Shortfall};
 use crate::sync::Arc;
 use crate::usage::Usage;
 
@@ -28,7 +30,7 @@ pub(super) enum Halt {
     /// Until this many bytes are mapped for a large lease.
     MapLarge(usize),
     /// Until the refusing scope is under pressure, so that nobody caches in it any more.
-    Press(Scope, Option<Arc<KeyedScope<Arc<Connection>>>>),
+    Press(LevelRef),
     /// Until this sibling's idle memory is swept.
     Sweep(Arc<Connection>),
 }
@@ -53,19 +55,27 @@ pub(super) struct Errand<'a> {
     shared: &'a Shared,
     block: Option<(usize, Block)>,
     mapping: Option<Mapping>,
-    pressures: [Option<Pressure<'a, Arc<Connection>>>; 4],
+    pressures: Vec<Pressure<'a, Arc<Connection>>>,
     /// Records that may not be dropped under a lock.
     litter: Vec<Arc<Connection>>,
 }
 
 impl<'a> Errand<'a> {
     fn new(shared: &'a Shared) -> Self {
-        Self {
-            shared,
-            block: None,
-            mapping: None,
-            pressures: [const { None }; 4],
-            litter: Vec::new(),
+        Self { shared, block: None, mapping: None, pressures: Vec::new(), litter: Vec::new() }
+    }
+
+    /// Attempts until it succeeds or is halted for good. Call with no lock held.
+    pub(super) fn run<T>(
+        shared: &'a Shared,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, Halt>,
+    ) -> Result<T, Halted> {
+        let mut errand = Self::new(shared);
+        loop {
+            match attempt(&mut errand) {
+                Ok(granted) => return Ok(granted),
+                Err(halt) => errand.go(halt)?,
+            }
         }
     }
 
@@ -74,29 +84,17 @@ impl<'a> Errand<'a> {
     pub(super) fn overcome(
         &mut self,
         refused: Refused,
-        victim: Option<Arc<Connection>>,
-        peer: Option<&Arc<KeyedScope<Arc<Connection>>>>,
-        class: Option<&Arc<KeyedScope<Arc<Connection>>>>,
+        victim: Option<(LevelRef, Arc<Connection>)>,
     ) -> Halt {
-        let Some(victim) = victim else { return Halt::Refused(refused) };
-        let scope = refused.scope();
-        if self.pressures.iter().flatten().any(|pressure| pressure.is_on(scope)) {
+        let Some((level, victim)) = victim else { return Halt::Refused(refused) };
+        if self.pressures.iter().any(|pressure| pressure.is_on(level)) {
             return Halt::Sweep(victim);
         }
-        self.drop_later(Some(victim));
-        match scope {
-            Scope::Peer => Halt::Press(scope, peer.cloned()),
-            Scope::Class => Halt::Press(scope, class.cloned()),
-            _ => Halt::Press(scope, None),
-        }
+        self.litter.push(victim);
+        Halt::Press(level)
     }
 
-    /// Keeps a record until no lock is held.
-    pub(super) fn drop_later(&mut self, record: Option<Arc<Connection>>) {
-        self.litter.extend(record);
-    }
-
-    fn run(&mut self, halt: Halt) -> Result<(), Halted> {
+    fn go(&mut self, halt: Halt) -> Result<(), Halted> {
         match halt {
             Halt::Refused(refused) => return Err(Halted::Refused(refused)),
             Halt::Closed => return Err(Halted::Closed),
@@ -107,12 +105,7 @@ impl<'a> Errand<'a> {
             Halt::MapLarge(bytes) => {
                 self.mapping = Some(self.ask_arena(|arena| arena.map_large(bytes))?);
             }
-            Halt::Press(scope, keyed) => {
-                let pressure = self.shared.tree.press(scope, keyed);
-                if let Some(place) = self.pressures.iter_mut().find(|place| place.is_none()) {
-                    *place = Some(pressure);
-                }
-            }
+            Halt::Press(level) => self.pressures.push(self.shared.tree.press(level)),
             Halt::Sweep(sibling) => {
                 sibling.sweep();
                 self.shared.arena.settle();
@@ -129,9 +122,11 @@ impl<'a> Errand<'a> {
         if let Ok(granted) = ask(arena) {
             return Ok(granted);
         }
-        let _pressure = tree.press(Scope::System, None);
-        while let Some(member) = tree.first_caching() {
-            member.sweep();
+        for realm in [Realm::Ordinary, Realm::Allowlisted] {
+            let _pressure = tree.press(LevelRef::System(realm));
+            while let Some(member) = tree.first_caching(realm) {
+                member.sweep();
+            }
         }
         ask(arena).map_err(Halted::Refused)
     }
@@ -158,26 +153,13 @@ impl Drop for Errand<'_> {
 }
 
 impl Connection {
-    /// Attempts until it succeeds or is halted for good. Call with no lock held.
-    pub(super) fn run<'a, T>(
-        &'a self,
-        mut attempt: impl FnMut(&mut Errand<'a>) -> Result<T, Halt>,
-    ) -> Result<T, Halted> {
-        let mut errand = Errand::new(&self.shared);
-        loop {
-            match attempt(&mut errand) {
-                Ok(granted) => return Ok(granted),
-                Err(halt) => errand.run(halt)?,
-            }
-        }
-    }
-
-    /// As [`run`](Self::run), and counts a refusal.
+    /// Attempts until it succeeds or is halted for good, and counts a refusal. Call with no lock
+    /// held.
     pub(super) fn run_counted<'a, T>(
         &'a self,
         attempt: impl FnMut(&mut Errand<'a>) -> Result<T, Halt>,
     ) -> Result<T, Halted> {
-        self.run(attempt).inspect_err(|halted| {
+        Errand::run(&self.shared, attempt).inspect_err(|halted| {
             if let Halted::Refused(refused) = halted {
                 self.shared.tree.count_refusal(refused);
             }
@@ -199,18 +181,22 @@ impl Connection {
         len: usize,
         hold: Hold,
         account: Option<&StreamAccount>,
+        priority: Priority,
     ) -> Result<Granted, LeaseError> {
         let class = self.shared.arena.class_for(len);
-        if let (Some(class), None) = (class, account)
+        if let (Some(class), None, Priority::Critical) = (class, account, priority)
             && let Some(granted) = self.lease_spare(class, hold)
         {
             return Ok(granted);
         }
+        let terms = LeaseTerms { hold, account, priority };
         let granted = match class {
-            Some(class) => self.run(|errand| self.attempt_block(class, hold, account, errand)),
+            Some(class) => {
+                Errand::run(&self.shared, |errand| self.attempt_block(class, terms, errand))
+            }
             None => {
                 let bytes = Mapping::round_up(len).unwrap_or(usize::MAX);
-                self.run(|errand| self.attempt_large(bytes, hold, account, errand))
+                Errand::run(&self.shared, |errand| self.attempt_large(bytes, terms, errand))
             }
         };
         granted.map_err(LeaseError::from)
@@ -230,80 +216,91 @@ impl Connection {
     fn attempt_block<'a>(
         &'a self,
         class: usize,
-        hold: Hold,
-        account: Option<&'a StreamAccount>,
+        terms: LeaseTerms<'a>,
         errand: &mut Errand<'a>,
     ) -> Result<Granted, Halt> {
+        let LeaseTerms { hold, account, priority } = terms;
         let bytes = self.block_bytes(class);
-        let entry = self.enter(account, bytes)?;
+        let entry = self.enter(account, bytes, priority)?;
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
         if ledger.phase != Phase::Open {
             return Err(Halt::Closed);
         }
+        self.keep(ledger);
         let magazine = &self.magazines[class];
         if magazine.word().wants_fold() {
             self.fold(ledger);
         }
-        if let Some(slot) = magazine.take_cached(hold) {
-            drop(guard);
-            if let Some(entry) = entry {
-                entry.commit();
+        // An idle block is charged already. Only a class of the stream, which is not charged for
+        // idle blocks, and a priority below the highest still have a say.
+        let is_plain = priority == Priority::Critical && stream_class(ledger, account).is_none();
+        let granted = loop {
+            let mut idle_bytes = 0;
+            if is_plain {
+                if let Some(granted) = self.take_idle(ledger, class, hold) {
+                    break granted;
+                }
+            } else if self.has_idle(ledger, class) {
+                idle_bytes = bytes;
             }
-            return Ok(self.granted_slot(class, slot));
-        }
-        if let Some(block) = ledger.loose_mut().and_then(|loose| loose.take_spare(class)) {
-            let granted = grant_loose_block(ledger, class, block, bytes, hold);
-            drop(guard);
-            if let Some(entry) = entry {
-                entry.commit();
+            let request = Request { usage: Usage::of_memory(bytes), idle_bytes, priority };
+            let weigh = if idle_bytes > 0 { Weigh::Charge } else { Weigh::ChargeBlock(class) };
+            let tight = match self.weigh(ledger, account, &request, errand, weigh)? {
+                Weighed::Charged { tight } => tight,
+                Weighed::Flushed => continue,
+            };
+            if idle_bytes > 0 {
+                match self.take_idle(ledger, class, hold) {
+                    Some(granted) => break granted,
+                    None => {
+                        // Another thread was faster, on the way that needs no lock.
+                        self.uncharge_stream(ledger, account, bytes);
+                        continue;
+                    }
+                }
             }
-            return Ok(granted);
-        }
-        let usage = Usage::of_memory(bytes);
-        let tight = self.weigh(ledger, &usage, errand, Weigh::ChargeBlock(class))?;
-        let Some((_, block)) = errand.block.take() else { return Err(Halt::Grow(class)) };
-        let granted = match magazine.vacant_slot() {
-            Some(slot) => {
-                magazine.install(slot, block.0, hold, tight);
-                self.granted_slot(class, slot)
-            }
-            None => grant_loose_block(ledger, class, block, bytes, hold),
+            let Some((_, block)) = errand.block.take() else { return Err(Halt::Grow(class)) };
+            break match magazine.vacant_slot() {
+                Some(slot) => {
+                    magazine.install(slot, block.0, hold, tight);
+                    self.granted_slot(class, slot)
+                }
+                None => grant_loose_block(ledger, class, block, bytes, hold),
+            };
         };
         drop(guard);
-        if let Some(entry) = entry {
-            entry.commit();
-        }
+        self.commit(entry);
         Ok(granted)
     }
 
     fn attempt_large<'a>(
         &'a self,
         bytes: usize,
-        hold: Hold,
-        account: Option<&'a StreamAccount>,
+        terms: LeaseTerms<'a>,
         errand: &mut Errand<'a>,
     ) -> Result<Granted, Halt> {
-        let entry = self.enter(account, bytes as u64)?;
+        let LeaseTerms { hold, account, priority } = terms;
+        let entry = self.enter(account, bytes as u64, priority)?;
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
         if ledger.phase != Phase::Open {
             return Err(Halt::Closed);
         }
-        let usage = Usage::of_memory(bytes as u64);
+        self.keep(ledger);
+        let request = Request::new(Usage::of_memory(bytes as u64)).at(priority);
         if errand.mapping.is_none() {
-            self.check(ledger, &usage, errand)?;
+            while self.weigh(ledger, account, &request, errand, Weigh::Check)? == Weighed::Flushed {
+            }
             return Err(Halt::MapLarge(bytes));
         }
-        self.charge(ledger, &usage, errand)?;
+        self.charge(ledger, account, &request, errand)?;
         let Some(mapping) = errand.mapping.take() else { return Err(Halt::MapLarge(bytes)) };
         let memory = Memory::Large { base: mapping.base(), bytes: mapping.len() };
         let large = LooseMemory::Large { mapping, note: Box::new(Note::default()) };
         let seat = insert_loose(ledger, LooseLease { memory: large, hold }, bytes as u64);
         drop(guard);
-        if let Some(entry) = entry {
-            entry.commit();
-        }
+        self.commit(entry);
         Ok(Granted { seat, memory })
     }
 
@@ -314,90 +311,159 @@ impl Connection {
         }
     }
 
+    /// Leases an idle block of the connection's own.
+    fn take_idle(&self, ledger: &mut Ledger, class: usize, hold: Hold) -> Option<Granted> {
+        if let Some(slot) = self.magazines[class].take_cached(hold) {
+            return Some(self.granted_slot(class, slot));
+        }
+        let block = ledger.loose_mut()?.take_spare(class)?;
+        Some(grant_loose_block(ledger, class, block, self.block_bytes(class), hold))
+    }
+
+    fn has_idle(&self, ledger: &Ledger, class: usize) -> bool {
+        !self.magazines[class].word().cached().is_empty()
+            || ledger.loose().is_some_and(|loose| loose.has_spare(class))
+    }
+
+    /// Sees to it that the record keeps itself, which it does from its first lease on.
+    fn keep(&self, ledger: &mut Ledger) {
+        if ledger.keep.is_none() {
+            ledger.keep = self.shared.registry.get(self.id);
+            debug_assert!(ledger.keep.is_some(), "a connection that leases is registered");
+        }
+    }
+
     /// Takes a place on a stream's account, if there is one.
     pub(super) fn enter<'a>(
         &self,
         account: Option<&'a StreamAccount>,
         bytes: u64,
-    ) -> Result<Option<Entry<'a>>, Halt> {
+        priority: Priority,
+    ) -> Result<Option<Entered<'a>>, Halt> {
         let Some(account) = account else { return Ok(None) };
-        let limit = || self.shared.tree.limits().stream.memory;
-        account.enter(bytes, limit).map(Some).map_err(|refused| {
+        let (limits, observes) = self.shared.tree.stream_limits();
+        let refused = match account.enter(bytes, priority, || limits) {
+            Ok(entry) => return Ok(Some(Entered { entry, observed: None })),
+            Err(refused) => refused,
+        };
+        if self.is_closed() {
             // Revoked leases that still exist fill the account of a stream that can lease no more.
-            if self.is_closed() { Halt::Closed } else { Halt::Refused(refused) }
-        })
+            return Err(Halt::Closed);
+        }
+        if !observes {
+            return Err(Halt::Refused(refused));
+        }
+        let entry = account.enter(bytes, priority, ScopeLimits::unlimited);
+        let entry = entry.map_err(Halt::Refused)?;
+        Ok(Some(Entered { entry, observed: Some(refused) }))
     }
 
-    /// Charges `more` to the connection and every scope above it, or to nothing.
+    /// Leaves what was entered on a stream's account taken.
+    pub(super) fn commit(&self, entered: Option<Entered<'_>>) {
+        let Some(Entered { entry, observed }) = entered else { return };
+        entry.commit();
+        if let Some(refused) = observed {
+            self.shared.tree.count_observed(&refused);
+        }
+    }
+
+    /// Charges `request` to the connection and every scope above it, or to nothing.
     pub(super) fn charge(
         &self,
         ledger: &mut Ledger,
-        more: &Usage,
+        account: Option<&StreamAccount>,
+        request: &Request,
         errand: &mut Errand<'_>,
     ) -> Result<(), Halt> {
-        self.weigh(ledger, more, errand, Weigh::Charge).map(drop)
+        while self.weigh(ledger, account, request, errand, Weigh::Charge)? == Weighed::Flushed {}
+        Ok(())
     }
 
-    /// Whether [`charge`](Self::charge) would go through now.
-    fn check(
-        &self,
-        ledger: &mut Ledger,
-        more: &Usage,
-        errand: &mut Errand<'_>,
-    ) -> Result<(), Halt> {
-        self.weigh(ledger, more, errand, Weigh::Check).map(drop)
-    }
-
-    /// Finds room for `more`, at the cost of idle memory where need be, and does with it what
-    /// `weigh` says. Answers whether a scope above is tight, so that nothing may be cached.
+    /// Finds room for `request`, at the cost of idle memory where need be, and does with it what
+    /// `weigh` says.
     fn weigh(
         &self,
         ledger: &mut Ledger,
-        more: &Usage,
+        account: Option<&StreamAccount>,
+        request: &Request,
         errand: &mut Errand<'_>,
         weigh: Weigh,
-    ) -> Result<bool, Halt> {
-        loop {
-            let own = ledger.usage();
-            let mut line = self.line(&ledger.place, ledger.phase);
-            let connection = line.connection_limits().check(Scope::Connection, &own, more);
-            let Err(refused) = connection.and_then(|()| line.check(more)) else {
-                let tight = line.is_tight();
-                // Under the scopes' locks: the arena is never short of a block that someone holds
-                // who is about to be refused. Nor is anything mapped for one who would be.
-                let charges_block = match weigh {
-                    Weigh::ChargeBlock(class) if !errand.take_along(class) => {
-                        return Err(Halt::Grow(class));
-                    }
-                    Weigh::ChargeBlock(_) => true,
-                    Weigh::Check | Weigh::Charge => false,
-                };
-                if weigh != Weigh::Check {
-                    line.charge(more);
-                    ledger.memory += more.memory;
+    ) -> Result<Weighed, Halt> {
+        let own = ledger.usage();
+        let class = stream_class(ledger, account);
+        let of_class = Request { idle_bytes: 0, ..*request };
+        let mut line = self.line(ledger);
+        let checked = line.check(&own, request).and_then(|()| match class {
+            Some(class) => line
+                .check_stream(class, &of_class)
+                .map_err(|refused| Shortfall { refused, level: None }),
+            None => Ok(()),
+        });
+        let Err(shortfall) = checked else {
+            let tight = line.is_tight();
+            // Under the scopes' lock: the arena is never short of a block that someone holds who
+            // is about to be refused. Nor is anything mapped for one who would be.
+            let charges_block = match weigh {
+                Weigh::ChargeBlock(class) if !errand.take_along(class) => {
+                    return Err(Halt::Grow(class));
                 }
-                if charges_block
-                    && !tight
-                    && !ledger.listed
-                    && let Some(me) = &ledger.keep
-                {
-                    line.list(self.id, me);
-                    ledger.listed = true;
-                }
-                return Ok(tight);
+                Weigh::ChargeBlock(_) => true,
+                Weigh::Check | Weigh::Charge => false,
             };
-            let own_idle_memory_helps =
-                refused.resource() == Resource::Memory && self.has_cached(ledger);
-            if own_idle_memory_helps {
-                drop(line);
-                self.flush(ledger);
-                continue;
+            if weigh != Weigh::Check {
+                line.charge(&own, request);
+                ledger.memory += request.usage.memory - request.idle_bytes;
+                if let (Some(class), Some(account)) = (class, account) {
+                    line.charge_stream(class, &of_class);
+                    if let Some(of) = stream_class_mut(ledger, account) {
+                        of.memory += of_class.usage.memory;
+                    }
+                }
             }
-            let victim = line.victim(&refused);
+            if charges_block
+                && !tight
+                && !ledger.listed
+                && let Some(me) = &ledger.keep
+            {
+                line.list(self.id, me);
+                ledger.listed = true;
+            }
+            return Ok(Weighed::Charged { tight });
+        };
+        if self.own_idle_memory_helps(ledger, &shortfall) {
             drop(line);
-            let Place { peer, class, .. } = &ledger.place;
-            return Err(errand.overcome(refused, victim, peer.as_ref(), class.as_ref()));
+            self.flush(ledger);
+            return Ok(Weighed::Flushed);
         }
+        let victim = line.victim(&shortfall);
+        let is_ordinary = matches!(shortfall.refused.scope(), Scope::System | Scope::Transient);
+        if victim.is_none()
+            && is_ordinary
+            && line.is_allowlisted(self.ip(ledger))
+            && line.change_realm(Realm::Allowlisted, &own, request, self.id).is_ok()
+        {
+            ledger.place = line.place();
+            return Ok(Weighed::Flushed);
+        }
+        drop(line);
+        Err(errand.overcome(shortfall.refused, victim))
+    }
+
+    /// Takes off a stream's class what was charged to it in vain.
+    fn uncharge_stream(&self, ledger: &mut Ledger, account: Option<&StreamAccount>, bytes: u64) {
+        if let (Some(class), Some(account)) = (stream_class(ledger, account), account) {
+            if let Some(of) = stream_class_mut(ledger, account) {
+                of.memory -= bytes;
+            }
+            self.line(ledger).credit_stream(class, &Usage::of_memory(bytes));
+        }
+    }
+
+    /// Whether idle blocks of the connection's own stand in the way.
+    pub(super) fn own_idle_memory_helps(&self, ledger: &Ledger, shortfall: &Shortfall) -> bool {
+        let is_of_stream = shortfall.level.is_none()
+            && matches!(shortfall.refused.scope(), Scope::Class | Scope::ClassPeer);
+        shortfall.refused.resource() == Resource::Memory && !is_of_stream && self.has_cached(ledger)
     }
 
     /// Gives the connection's own idle blocks back, and answers how many bytes that was.
@@ -429,13 +495,13 @@ impl Connection {
         ledger.memory -= bytes;
         // Off the scopes and off their lists in one step: an entry stands exactly while there may
         // be idle memory behind it.
-        let mut line = self.line(&ledger.place, ledger.phase);
+        let mut line = self.line(ledger);
         line.credit(&Usage::of_memory(bytes));
         let unlisted = if ledger.listed && !may_cache {
             ledger.listed = false;
             line.unlist(self.id)
         } else {
-            [None, None, None]
+            [const { None }; 4]
         };
         drop(line);
         // Not the last share of this record: its caller has one.
@@ -468,7 +534,7 @@ impl Connection {
     pub(super) fn credit(&self, ledger: &mut Ledger, bytes: u64) {
         if bytes > 0 {
             ledger.memory -= bytes;
-            self.line(&ledger.place, ledger.phase).credit(&Usage::of_memory(bytes));
+            self.line(ledger).credit(&Usage::of_memory(bytes));
         }
     }
 
@@ -476,6 +542,21 @@ impl Connection {
         ledger.loose().is_some_and(Loose::has_spares)
             || self.magazines().any(|(_, magazine)| !magazine.word().cached().is_empty())
     }
+}
+
+/// How a lease is asked for.
+#[derive(Clone, Copy)]
+struct LeaseTerms<'a> {
+    hold: Hold,
+    account: Option<&'a StreamAccount>,
+    priority: Priority,
+}
+
+/// A place on a stream's account, and the refusal that a stream scope that only observes did not
+/// make.
+pub(super) struct Entered<'a> {
+    entry: Entry<'a>,
+    observed: Option<Refused>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -487,6 +568,28 @@ enum Weigh {
     /// Charge it for a block of this class, which is taken along, and list the connection as one
     /// that may cache, unless a scope is tight.
     ChargeBlock(usize),
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weighed {
+    /// It is done. Whether a scope above is tight, so that nothing may be cached.
+    Charged { tight: bool },
+    /// There is more room now: idle blocks are gone, or the connection has moved to the
+    /// allow-listed scopes. Try again.
+    Flushed,
+}
+
+/// The class that a stream is charged to besides its connection's.
+fn stream_class(ledger: &mut Ledger, account: Option<&StreamAccount>) -> Option<ClassRef> {
+    Some(stream_class_mut(ledger, account?)?.class)
+}
+
+fn stream_class_mut<'a>(
+    ledger: &'a mut Ledger,
+    account: &StreamAccount,
+) -> Option<&'a mut StreamClass> {
+    ledger.stream_mut(account.key())?.class.as_mut()
 }
 
 /// Leases a block that no magazine has a place for.

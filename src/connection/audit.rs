@@ -7,12 +7,13 @@ use super::ledger::{Ledger, Phase};
 use super::loose::Loose;
 use crate::error::Closed;
 use crate::magazine::Hold;
-use crate::name::PeerKey;
+use crate::name::Source;
 use crate::report::ConnectionUsage;
 
 /// What a report says of one connection.
 pub(crate) struct Audit {
     pub(crate) usage: ConnectionUsage,
+    pub(crate) source: Option<Source>,
     pub(crate) closed: bool,
     pub(crate) gone: bool,
     /// Leased and returned since the counts were last folded into the tallies.
@@ -32,12 +33,12 @@ impl Connection {
     /// What the connection uses while it is open.
     pub(crate) fn usage(&self) -> Result<ConnectionUsage, Closed> {
         let ledger = self.ledger.lock();
-        if ledger.phase == Phase::Open { Ok(self.usage_of(&ledger)) } else { Err(Closed) }
+        if ledger.phase == Phase::Open { Ok(self.usage_with_peer(&ledger)) } else { Err(Closed) }
     }
 
     /// What the connection uses, closed or not.
     pub(crate) fn usage_now(&self) -> ConnectionUsage {
-        self.usage_of(&self.ledger.lock())
+        self.usage_with_peer(&self.ledger.lock())
     }
 
     /// What a report says of the connection: its use, its orphans, and what it has leased and
@@ -50,7 +51,8 @@ impl Connection {
             Phase::Open | Phase::Closed => Vec::new(),
         };
         Audit {
-            usage: self.usage_of(&ledger),
+            usage: self.usage_with_peer(&ledger),
+            source: self.source(&ledger),
             closed: ledger.phase != Phase::Open,
             gone: ledger.phase == Phase::Gone,
             leased_bytes,
@@ -59,9 +61,14 @@ impl Connection {
         }
     }
 
+    fn usage_with_peer(&self, ledger: &Ledger) -> ConnectionUsage {
+        let peer = ledger.place.peer().and_then(|peer| self.shared.tree.peer_name(peer));
+        ConnectionUsage { peer, ..self.usage_of(ledger) }
+    }
+
+    /// What the connection uses, but for who its peer is.
     pub(super) fn usage_of(&self, ledger: &Ledger) -> ConnectionUsage {
         let mut usage = ConnectionUsage {
-            peer: ledger.place.peer.as_ref().map(|peer| PeerKey::of_bounded(peer.key())),
             memory: ledger.memory,
             reserved_bytes: ledger.reserved,
             streams_inbound: ledger.streams_inbound,

@@ -1,108 +1,36 @@
-//! What a connection is charged for besides leases: its own existence, a peer, reservations,
-//! streams.
+//! What a connection is charged for besides leases: reservations and streams.
 
 use super::Connection;
 use super::account::StreamAccount;
-use super::attempt::{Halt, Halted};
-use super::ledger::Phase;
-use crate::error::{BindError, LeaseError, Refused, Scope};
+use super::attempt::Halt;
+use super::ledger::{Ledger, Phase, Stream, StreamClass, one_stream};
+use crate::error::{BindError, LeaseError, Scope};
 use crate::name::Direction;
+use crate::priority::Priority;
+use crate::scope::Request;
 use crate::sync::Arc;
 use crate::usage::Usage;
 
+/// Reservations.
 impl Connection {
-    /// Charges the connection itself and enters it in the registry; or charges nothing.
-    pub(crate) fn admit(this: &Arc<Self>, weight_bytes: u64) -> Result<(), Refused> {
-        let admitted = this.run_counted(|errand| {
-            let mut ledger = this.ledger.lock();
-            let more = Usage { memory: weight_bytes, ..ledger.counts() };
-            this.charge(&mut ledger, &more, errand)?;
-            ledger.admitted = true;
-            ledger.reserved += weight_bytes;
-            Ok(())
-        });
-        match admitted {
-            Ok(()) => {
-                this.shared.registry.insert(this.clone());
-                this.shared.tallies.lock().admitted += 1;
-                Ok(())
-            }
-            Err(Halted::Refused(refused)) => {
-                this.abandon();
-                Err(refused)
-            }
-            Err(Halted::Closed) => unreachable!("nobody knows the connection, so nobody closed it"),
-        }
-    }
-
-    /// Gives up a record that was never admitted.
-    fn abandon(&self) {
-        let mut ledger = self.ledger.lock();
-        let (peer, class) = (ledger.place.peer.take(), ledger.place.class.take());
-        let keep = ledger.keep.take();
-        drop(ledger);
-        self.release(peer, class);
-        drop(keep);
-    }
-
-    /// Moves everything the connection has from the transient scope to a peer's.
-    pub(crate) fn bind(&self, key: &[u8]) -> Result<(), BindError> {
-        let peer = self.shared.tree.peer(key)?;
-        let bound = self.run_counted(|errand| {
-            let mut guard = self.ledger.lock();
-            let ledger = &mut *guard;
-            if ledger.phase != Phase::Open {
-                return Err(Halt::Closed);
-            }
-            if ledger.place.peer.is_some() {
-                return Ok(false);
-            }
-            loop {
-                let usage = ledger.usage();
-                let tree = &self.shared.tree;
-                match tree.bind(&ledger.place, &peer, &usage, self.id) {
-                    Ok(()) => break,
-                    Err((_, victim)) if self.flush(ledger) > 0 => errand.drop_later(victim),
-                    Err((refused, victim)) => {
-                        return Err(errand.overcome(refused, victim, Some(&peer), None));
-                    }
-                }
-            }
-            ledger.place.peer = Some(peer.clone());
-            Ok(true)
-        });
-        match bound {
-            Ok(true) => return Ok(()),
-            Ok(false) => self.release(Some(peer), None),
-            Err(error) => {
-                self.release(Some(peer), None);
-                return Err(match error {
-                    Halted::Refused(refused) => BindError::Refused(refused),
-                    Halted::Closed => BindError::Closed,
-                });
-            }
-        }
-        Err(BindError::AlreadyBound)
-    }
-
     /// Charges bytes that someone else allocates.
     pub(crate) fn reserve(
         &self,
         account: Option<&StreamAccount>,
         bytes: u64,
+        priority: Priority,
     ) -> Result<(), LeaseError> {
         let reserved = self.run_counted(|errand| {
-            let entry = self.enter(account, bytes)?;
+            let entry = self.enter(account, bytes, priority)?;
             let mut ledger = self.ledger.lock();
             if ledger.phase != Phase::Open {
                 return Err(Halt::Closed);
             }
-            self.charge(&mut ledger, &Usage::of_memory(bytes), errand)?;
+            let request = Request::new(Usage::of_memory(bytes)).at(priority);
+            self.charge(&mut ledger, account, &request, errand)?;
             ledger.reserved += bytes;
             drop(ledger);
-            if let Some(entry) = entry {
-                entry.commit();
-            }
+            self.commit(entry);
             Ok(())
         });
         reserved.map_err(LeaseError::from)
@@ -118,31 +46,13 @@ impl Connection {
         if ledger.phase == Phase::Open {
             ledger.reserved -= bytes;
             ledger.memory -= bytes;
-            self.line(&ledger.place, ledger.phase).credit(&Usage::of_memory(bytes));
+            self.line(ledger).credit(&Usage::of_memory(bytes));
         }
     }
+}
 
-    /// Counts bytes as returned to a stream's account. Called while the record stays for another
-    /// reason: the caller's block is still out, or it has a share.
-    #[inline]
-    pub(crate) fn give_back(&self, account: &StreamAccount, bytes: u64) {
-        let key = account.key();
-        if account.put(bytes) {
-            self.reap_account(key);
-        }
-    }
-
-    /// Forgets a stream's account that is closed and drained. By key: the account itself may be
-    /// gone, and the key may be another's, which then is looked at in vain.
-    #[cold]
-    #[inline(never)]
-    fn reap_account(&self, key: u32) {
-        let mut ledger = self.ledger.lock();
-        let reaped = ledger.reap_account(key);
-        drop(ledger);
-        drop(reaped);
-    }
-
+/// Streams.
+impl Connection {
     /// Counts one more stream, and opens its account.
     pub(crate) fn open_stream(
         &self,
@@ -154,13 +64,94 @@ impl Connection {
                 return Err(Halt::Closed);
             }
             let more = one_stream(direction);
-            let limits = self.shared.tree.limits();
-            limits.stream.check(Scope::Stream, &Usage::default(), &more).map_err(Halt::Refused)?;
-            self.charge(&mut ledger, &more, errand)?;
+            let (limits, observes) = self.shared.tree.stream_limits();
+            let by_stream = limits.check_counts(Scope::Stream, &Usage::default(), &more).err();
+            if let Some(refused) = by_stream
+                && !observes
+            {
+                return Err(Halt::Refused(refused));
+            }
+            self.charge(&mut ledger, None, &Request::new(more), errand)?;
+            if let Some(refused) = by_stream {
+                self.shared.tree.count_observed(&refused);
+            }
             *ledger.streams_mut(direction) += 1;
-            Ok(ledger.open_account())
+            Ok(ledger.open_stream(direction))
         });
         opened.map_err(LeaseError::from)
+    }
+
+    /// Charges a stream, and what it holds, to a class besides all else.
+    pub(crate) fn bind_stream(&self, account: &StreamAccount, name: &str) -> Result<(), BindError> {
+        let name = self.shared.tree.class_name(name)?;
+        let bound = (|| {
+            // Nobody takes more meanwhile; what is returned meanwhile only makes it less.
+            let (_entrance, most) = account.hold_entrance();
+            let mut guard = self.ledger.lock();
+            let ledger = &mut *guard;
+            if ledger.phase != Phase::Open {
+                return Err(BindError::Closed);
+            }
+            let mut line = self.line(ledger);
+            let Some(stream) = ledger.stream_mut(account.key()) else {
+                return Err(BindError::Closed);
+            };
+            if stream.class.is_some() {
+                return Err(BindError::AlreadyBound);
+            }
+            let usage = Usage { memory: most, ..stream.counts() };
+            let class = match line.bind_stream(name, &usage) {
+                Ok(Some(class)) => class,
+                Ok(None) => return Ok(()),
+                Err((refused, vacated)) => {
+                    drop(line);
+                    drop(vacated);
+                    return Err(BindError::Refused(refused));
+                }
+            };
+            let memory = account.set_classed();
+            line.credit_stream(class, &Usage::of_memory(most - memory));
+            stream.class = Some(StreamClass { class, memory });
+            Ok(())
+        })();
+        bound.inspect_err(|error| {
+            if let Some(refused) = error.refused() {
+                self.shared.tree.count_refusal(refused);
+            }
+        })
+    }
+
+    /// Counts bytes as returned to a stream's account. Called while the record stays for another
+    /// reason: the caller's block is still out, or it has a share.
+    #[inline]
+    pub(crate) fn give_back(&self, account: &StreamAccount, bytes: u64) {
+        let key = account.key();
+        if account.put(bytes) {
+            self.settle_stream(key, bytes);
+        }
+    }
+
+    /// Takes returned bytes off the stream's class, and forgets a stream that is closed and
+    /// drained. By key: whoever drained the account may have settled all of it already, and the
+    /// account be gone.
+    #[cold]
+    #[inline(never)]
+    fn settle_stream(&self, key: u32, bytes: u64) {
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        let open = ledger.phase == Phase::Open;
+        if let Some(stream) = ledger.stream_mut(key)
+            && let Some(of) = &mut stream.class
+            && open
+        {
+            let less = bytes.min(of.memory);
+            of.memory -= less;
+            let class = of.class;
+            self.line(ledger).credit_stream(class, &Usage::of_memory(less));
+        }
+        let reaped = self.reap_stream(ledger, key);
+        drop(guard);
+        drop(reaped);
     }
 
     /// Counts one stream less, unless the guard's end already did, and closes its account.
@@ -168,19 +159,35 @@ impl Connection {
         account.close();
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
+        let key = account.key();
         if ledger.phase != Phase::Gone {
             *ledger.streams_mut(direction) -= 1;
-            self.line(&ledger.place, ledger.phase).credit(&one_stream(direction));
+            let mut line = self.line(ledger);
+            line.credit(&one_stream(direction));
+            if let Some(stream) = ledger.stream_mut(key) {
+                stream.open = false;
+                if let Some(of) = stream.class {
+                    line.credit_stream(of.class, &one_stream(direction));
+                }
+            }
+        } else if let Some(stream) = ledger.stream_mut(key) {
+            stream.open = false;
         }
-        let reaped = ledger.reap_account(account.key());
+        let reaped = self.reap_stream(ledger, key);
         drop(guard);
         drop(reaped);
     }
-}
 
-fn one_stream(direction: Direction) -> Usage {
-    match direction {
-        Direction::Inbound => Usage { streams_inbound: 1, ..Usage::default() },
-        Direction::Outbound => Usage { streams_outbound: 1, ..Usage::default() },
+    /// Takes out the stream under `key`, if it is closed and drained, and lets go of its class.
+    fn reap_stream(&self, ledger: &mut Ledger, key: u32) -> Option<Stream> {
+        let reaped = ledger.reap_stream(key)?;
+        if let Some(of) = reaped.class {
+            let mut line = self.line(ledger);
+            line.credit_stream(of.class, &Usage::of_memory(of.memory));
+            let vacated = line.release_stream(of.class);
+            drop(line);
+            drop(vacated);
+        }
+        Some(reaped)
     }
 }

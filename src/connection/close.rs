@@ -1,5 +1,7 @@
 //! How a connection ends, and how what it left behind comes back.
 
+use std::net::IpAddr;
+
 use super::Connection;
 use super::ledger::{Ledger, Phase};
 use super::loose::{Loose, LooseLease, LooseMemory};
@@ -7,7 +9,7 @@ use super::seat::{Seat, Spot};
 use crate::arena::{Block, Mapping};
 use crate::magazine::Hold;
 use crate::report::Reclaimed;
-use crate::scope::KeyedScope;
+use crate::scope::{PeerRef, Vacated};
 use crate::sync::{Arc, MutexGuard};
 use crate::usage::Usage;
 
@@ -24,9 +26,12 @@ pub(crate) enum Closer {
 #[derive(Default)]
 struct Aftermath {
     unmap: Vec<Mapping>,
-    peer: Option<Arc<KeyedScope<Arc<Connection>>>>,
-    class: Option<Arc<KeyedScope<Arc<Connection>>>>,
-    unlisted: [Option<Arc<Connection>>; 3],
+    /// The peer, if the connection was its last.
+    peer: Option<PeerRef>,
+    vacated: Option<Vacated<Arc<Connection>>>,
+    unlisted: [Option<Arc<Connection>>; 4],
+    /// The address that counts the connection no longer.
+    left: Option<IpAddr>,
     deregister: bool,
     keep: Option<Arc<Connection>>,
 }
@@ -40,16 +45,21 @@ impl Connection {
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
         let closes_now = ledger.phase == Phase::Open;
+        let ends_now = closer == Closer::Guard && ledger.phase != Phase::Gone;
+        let mut bytes = 0;
         if closes_now {
-            self.take_memory(ledger, &mut reclaimed, &mut aftermath);
+            bytes += self.take_memory(ledger, &mut reclaimed, &mut aftermath);
         }
-        if closer == Closer::Guard && ledger.phase != Phase::Gone {
-            self.take_counts(ledger, &mut reclaimed, &mut aftermath);
+        if ends_now {
+            bytes += self.take_forgotten(ledger, &mut reclaimed, &mut aftermath);
+        }
+        if closes_now || ends_now {
+            self.credit_close(ledger, bytes, ends_now, &mut aftermath);
         }
         self.count_what_is_out(ledger, &mut reclaimed);
         self.wind_up(ledger, &mut aftermath);
+        let wakers = if closes_now { ledger.wakers.take() } else { None };
         drop(guard);
-        let wakers = if closes_now { self.take_wakers() } else { None };
         self.finish(aftermath);
         // Last, for a waker may run any code, and panic: by now all of the above is true.
         if let Some(wakers) = wakers {
@@ -58,13 +68,13 @@ impl Connection {
         (closes_now || closer == Closer::Guard).then_some(reclaimed)
     }
 
-    /// Phase one: everything that is idle or revocable.
+    /// Phase one: everything that is idle or revocable. Answers how many bytes that is.
     fn take_memory(
         &self,
         ledger: &mut Ledger,
         reclaimed: &mut Reclaimed,
         aftermath: &mut Aftermath,
-    ) {
+    ) -> u64 {
         ledger.phase = Phase::Closed;
         for (class, magazine) in self.magazines() {
             // One step: whoever returns or pins after it sees *closed*, whoever did before it has
@@ -90,22 +100,16 @@ impl Connection {
             ledger.loose_mut().map(|loose| loose.take_held(Hold::Owned)).unwrap_or_default();
         reclaimed.leased_bytes += self.give_loose(ledger, revoked, aftermath);
         reclaimed.reserved_bytes = std::mem::take(&mut ledger.reserved);
-        let bytes = reclaimed.cached_bytes + reclaimed.leased_bytes + reclaimed.reserved_bytes;
-        ledger.memory -= bytes;
-        let mut line = self.line(&ledger.place, ledger.phase);
-        line.credit(&Usage::of_memory(bytes));
-        if std::mem::take(&mut ledger.listed) {
-            aftermath.unlisted = line.unlist(self.id);
-        }
+        reclaimed.cached_bytes + reclaimed.leased_bytes + reclaimed.reserved_bytes
     }
 
-    /// Phase two: what was borrowed and forgotten, and what the guard itself counted for.
-    fn take_counts(
+    /// Phase two: what was borrowed and forgotten. Answers how many bytes that is.
+    fn take_forgotten(
         &self,
         ledger: &mut Ledger,
         reclaimed: &mut Reclaimed,
         aftermath: &mut Aftermath,
-    ) {
+    ) -> u64 {
         let mut bytes = 0;
         for (class, magazine) in self.magazines() {
             for slot in magazine.reclaim_forgotten() {
@@ -120,20 +124,57 @@ impl Connection {
         bytes += self.give_loose(ledger, forgotten, aftermath);
         reclaimed.leased_bytes += bytes;
         reclaimed.streams = u64::from(ledger.streams_inbound) + u64::from(ledger.streams_outbound);
+        bytes
+    }
 
+    /// Takes off the scopes what came back, and, as the guard ends, all that the connection itself
+    /// counts for: in one step.
+    fn credit_close(
+        &self,
+        ledger: &mut Ledger,
+        bytes: u64,
+        ends_now: bool,
+        aftermath: &mut Aftermath,
+    ) {
+        let ended = Usage { memory: bytes, ..ledger.usage() };
         ledger.memory -= bytes;
-        let orphaned = Usage::of_memory(ledger.memory);
-        let mut ended = ledger.usage();
-        ended.memory = bytes;
-        (ledger.streams_inbound, ledger.streams_outbound) = (0, 0);
-        let mut line = self.line(&ledger.place, ledger.phase);
-        line.credit(&ended);
-        if ledger.place.peer.is_none() {
-            // What an unbound connection leaves behind stays with its class and the system.
-            line.credit_parent(&orphaned);
+        let mut line = self.line(ledger);
+        if std::mem::take(&mut ledger.listed) {
+            aftermath.unlisted = line.unlist(self.id);
         }
+        let mut vacated = None;
+        for stream in ledger.streams() {
+            let Some(of) = &mut stream.class else { continue };
+            line.credit_stream(of.class, &Usage::of_memory(std::mem::take(&mut of.memory)));
+            if ends_now {
+                let class = of.class;
+                line.credit_stream(class, &stream.counts());
+                stream.class = None;
+                vacated.get_or_insert_with(Vacated::none).merge(line.release_stream(class));
+            }
+        }
+        if !ends_now {
+            line.credit(&Usage::of_memory(bytes));
+            return;
+        }
+        let departed = line.depart(&ended, &Usage::of_memory(ledger.memory));
         drop(line);
+        aftermath.vacated = Some(match vacated {
+            Some(mut vacated) => {
+                vacated.merge(departed);
+                vacated
+            }
+            None => departed,
+        });
         ledger.phase = Phase::Gone;
+        ledger.place.class = None;
+        if ledger.memory == 0 {
+            ledger.place.set_peer(None);
+        }
+        (ledger.streams_inbound, ledger.streams_outbound) = (0, 0);
+        if std::mem::take(&mut ledger.counted) {
+            aftermath.left = self.ip(ledger);
+        }
     }
 
     /// Returns a `'static` lease's block, taking the mutex while it is still out. The answer keeps
@@ -220,45 +261,36 @@ impl Connection {
         if ledger.phase != Phase::Gone {
             return;
         }
-        if ledger.memory == 0 && ledger.admitted {
+        if ledger.memory == 0 && ledger.charged {
             self.fold(ledger);
-            ledger.admitted = false;
-            aftermath.peer = ledger.place.peer.take();
-            aftermath.class = ledger.place.class.take();
+            ledger.charged = false;
+            aftermath.peer = ledger.place.peer();
+            ledger.place.set_peer(None);
             aftermath.deregister = true;
         }
         if ledger.stragglers == 0 {
-            ledger.forget_accounts();
+            ledger.forget_streams();
             aftermath.keep = ledger.keep.take();
         }
     }
 
     fn finish(&self, aftermath: Aftermath) {
-        let Aftermath { unmap, peer, class, unlisted, deregister, keep } = aftermath;
+        let Aftermath { unmap, peer, vacated, unlisted, left, deregister, keep } = aftermath;
         for mapping in unmap {
             self.shared.arena.unmap_large(mapping);
         }
         self.shared.arena.settle();
-        self.release(peer, class);
+        if let Some(address) = left {
+            self.shared.subnets.leave(address);
+        }
+        if let Some(peer) = peer {
+            self.shared.tree.release_peer(peer);
+        }
         let registered = if deregister { self.shared.registry.remove(self.id) } else { None };
         if deregister {
             self.shared.release_if_deserted();
         }
-        drop((unlisted, registered, keep));
-    }
-
-    /// Lets go of a peer's and a class's scope.
-    pub(super) fn release(
-        &self,
-        peer: Option<Arc<KeyedScope<Arc<Connection>>>>,
-        class: Option<Arc<KeyedScope<Arc<Connection>>>>,
-    ) {
-        if let Some(peer) = peer {
-            self.shared.tree.release_peer(peer);
-        }
-        if let Some(class) = class {
-            self.shared.tree.release_class(class);
-        }
+        drop((vacated, unlisted, registered, keep));
     }
 
     fn count_what_is_out(&self, ledger: &Ledger, reclaimed: &mut Reclaimed) {
@@ -306,6 +338,9 @@ impl Connection {
             returned_bytes += std::mem::take(&mut loose.returned_bytes);
         }
         ledger.drop_empty_tables();
+        if leased_bytes == 0 && returned_bytes == 0 {
+            return;
+        }
         let mut tallies = self.shared.tallies.lock();
         tallies.leased_bytes += leased_bytes;
         tallies.returned_bytes += returned_bytes;

@@ -7,8 +7,9 @@ use super::Connection;
 use super::account::StreamAccount;
 use super::loose::{Loose, LooseLease};
 use super::seat::Seat;
-use crate::name::Direction;
-use crate::scope::Place;
+use super::wakers::Wakers;
+use crate::name::{Direction, Source};
+use crate::scope::{ClassRef, Place, StreamShare};
 use crate::sync::Arc;
 use crate::usage::Usage;
 
@@ -23,9 +24,11 @@ pub(super) enum Phase {
 
 pub(super) struct Ledger {
     pub(super) phase: Phase,
-    /// Whether the connection was ever charged to the tree.
-    pub(super) admitted: bool,
-    direction: Direction,
+    /// Whether the tree still counts it, or what it left behind.
+    pub(super) charged: bool,
+    /// Whether its address counts it.
+    pub(super) counted: bool,
+    pub(super) direction: Direction,
     fd: bool,
     pub(super) streams_inbound: u32,
     pub(super) streams_outbound: u32,
@@ -36,10 +39,12 @@ pub(super) struct Ledger {
     /// All bytes charged to the scopes above: blocks and reservations.
     pub(super) memory: u64,
     pub(super) reserved: u64,
-    pub(super) place: Place<Arc<Connection>>,
+    pub(super) place: Place,
     /// Absent while there is nothing in them.
     tables: Option<Box<Tables>>,
-    /// The record's share in itself; see the module's docs.
+    /// Who waits for the connection to be closed.
+    pub(super) wakers: Option<Box<Wakers>>,
+    /// The record's share in itself, from the first lease on; see the module's docs.
     pub(super) keep: Option<Arc<Connection>>,
 }
 
@@ -48,50 +53,87 @@ pub(super) struct Ledger {
 struct Tables {
     /// Leases that the magazines have no place for.
     loose: Loose,
-    /// The accounts of streams, until they are closed and drained.
-    accounts: BTreeMap<u32, Arc<StreamAccount>>,
-    next_account: u32,
+    /// The streams, until they are closed and drained.
+    streams: BTreeMap<u32, Stream>,
+    next_stream: u32,
+    /// Where the connection comes from, if its record has no place for it or it has changed.
+    source: Option<Source>,
+}
+
+/// One stream.
+pub(super) struct Stream {
+    pub(super) account: Arc<StreamAccount>,
+    pub(super) direction: Direction,
+    /// Whether its guard is alive.
+    pub(super) open: bool,
+    /// A class other than the connection's.
+    pub(super) class: Option<StreamClass>,
+}
+
+/// What a stream is charged for to a class of its own.
+#[derive(Clone, Copy)]
+pub(super) struct StreamClass {
+    pub(super) class: ClassRef,
+    pub(super) memory: u64,
+}
+
+impl Stream {
+    /// What the stream counts for by merely existing.
+    pub(super) fn counts(&self) -> Usage {
+        if self.open { one_stream(self.direction) } else { Usage::default() }
+    }
+}
+
+/// What a stream counts for.
+pub(super) fn one_stream(direction: Direction) -> Usage {
+    match direction {
+        Direction::Inbound => Usage { streams_inbound: 1, ..Usage::default() },
+        Direction::Outbound => Usage { streams_outbound: 1, ..Usage::default() },
+    }
+}
+
+/// What a connection counts for.
+pub(super) fn one_connection(direction: Direction, fd: bool) -> Usage {
+    let mut counts = Usage { fds: u32::from(fd), ..Usage::default() };
+    match direction {
+        Direction::Inbound => counts.connections_inbound = 1,
+        Direction::Outbound => counts.connections_outbound = 1,
+    }
+    counts
 }
 
 impl Ledger {
-    pub(super) fn new(place: Place<Arc<Connection>>, direction: Direction, fd: bool) -> Self {
+    /// Of a connection that has just been admitted, with so many bytes reserved.
+    pub(super) fn new(place: Place, direction: Direction, fd: bool, reserved: u64) -> Self {
         Self {
             phase: Phase::Open,
-            admitted: false,
+            charged: true,
+            counted: false,
             direction,
             fd,
             streams_inbound: 0,
             streams_outbound: 0,
             stragglers: 0,
             listed: false,
-            memory: 0,
-            reserved: 0,
+            memory: reserved,
+            reserved,
             place,
             tables: None,
+            wakers: None,
             keep: None,
         }
     }
 
-    /// What the connection counts for by merely existing.
-    pub(super) fn counts(&self) -> Usage {
-        let mut counts = Usage { fds: u32::from(self.fd), ..Usage::default() };
-        match self.direction {
-            Direction::Inbound => counts.connections_inbound = 1,
-            Direction::Outbound => counts.connections_outbound = 1,
-        }
-        counts
-    }
-
     /// Everything the connection is charged for.
     pub(super) fn usage(&self) -> Usage {
-        if !self.admitted {
-            return Usage::default();
-        }
-        Usage {
-            memory: self.memory,
-            streams_inbound: self.streams_inbound,
-            streams_outbound: self.streams_outbound,
-            ..self.counts()
+        match self.phase {
+            Phase::Open | Phase::Closed => Usage {
+                memory: self.memory,
+                streams_inbound: self.streams_inbound,
+                streams_outbound: self.streams_outbound,
+                ..one_connection(self.direction, self.fd)
+            },
+            Phase::Gone => Usage::of_memory(self.memory),
         }
     }
 
@@ -119,35 +161,76 @@ impl Ledger {
         self.loose_mut()?.get_mut(key)
     }
 
-    pub(super) fn open_account(&mut self) -> Arc<StreamAccount> {
-        let Tables { accounts, next_account, .. } = &mut **self.tables.get_or_insert_default();
-        let open = |key| Arc::new(StreamAccount::new(key));
-        let key = insert_in_turn(accounts, next_account, open);
-        accounts[&key].clone()
+    pub(super) fn open_stream(&mut self, direction: Direction) -> Arc<StreamAccount> {
+        let Tables { streams, next_stream, .. } = &mut **self.tables.get_or_insert_default();
+        let open = |key| Stream {
+            account: Arc::new(StreamAccount::new(key)),
+            direction,
+            open: true,
+            class: None,
+        };
+        let key = insert_in_turn(streams, next_stream, open);
+        streams[&key].account.clone()
     }
 
-    /// Takes out the account under `key`, if it is closed and drained.
-    pub(super) fn reap_account(&mut self, key: u32) -> Option<Arc<StreamAccount>> {
-        let accounts = &mut self.tables.as_mut()?.accounts;
-        if !accounts.get(&key)?.is_drained() {
+    pub(super) fn stream_mut(&mut self, key: u32) -> Option<&mut Stream> {
+        self.tables.as_mut()?.streams.get_mut(&key)
+    }
+
+    pub(super) fn streams(&mut self) -> impl Iterator<Item = &mut Stream> {
+        self.tables.iter_mut().flat_map(|tables| tables.streams.values_mut())
+    }
+
+    /// What the streams are charged for to classes of their own, class by class.
+    pub(super) fn stream_shares(&self) -> Vec<StreamShare> {
+        let mut shares: Vec<StreamShare> = Vec::new();
+        for stream in self.tables.iter().flat_map(|tables| tables.streams.values()) {
+            let Some(StreamClass { class, memory }) = stream.class else { continue };
+            let usage = Usage { memory, ..stream.counts() };
+            match shares.iter_mut().find(|share| share.class == class) {
+                Some(share) => {
+                    share.usage.add(&usage);
+                    share.streams += 1;
+                }
+                None => shares.push(StreamShare { class, usage, streams: 1 }),
+            }
+        }
+        shares
+    }
+
+    /// Takes out the stream under `key`, if it is closed and drained.
+    pub(super) fn reap_stream(&mut self, key: u32) -> Option<Stream> {
+        let streams = &mut self.tables.as_mut()?.streams;
+        let stream = streams.get(&key)?;
+        if stream.open || !stream.account.is_drained() {
             return None;
         }
-        let reaped = accounts.remove(&key);
+        let reaped = streams.remove(&key);
         self.drop_empty_tables();
         reaped
     }
 
-    /// Forgets all accounts, when no lease is left that could point to one.
-    pub(super) fn forget_accounts(&mut self) {
+    /// Forgets all streams, when no lease is left that could point to one.
+    pub(super) fn forget_streams(&mut self) {
         if let Some(tables) = &mut self.tables {
-            tables.accounts.clear();
+            tables.streams.clear();
         }
         self.drop_empty_tables();
     }
 
+    pub(super) fn source(&self) -> Option<&Source> {
+        self.tables.as_ref()?.source.as_ref()
+    }
+
+    pub(super) fn set_source(&mut self, source: Source) {
+        self.tables.get_or_insert_default().source = Some(source);
+    }
+
     /// Gives the tables' memory back if there is nothing in them.
     pub(super) fn drop_empty_tables(&mut self) {
-        self.tables.take_if(|tables| tables.accounts.is_empty() && tables.loose.is_empty());
+        self.tables.take_if(|tables| {
+            tables.streams.is_empty() && tables.loose.is_empty() && tables.source.is_none()
+        });
     }
 }
 

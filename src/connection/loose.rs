@@ -86,6 +86,10 @@ impl Loose {
         Some(self.spares.swap_remove(found).1)
     }
 
+    pub(super) fn has_spare(&self, class: usize) -> bool {
+        self.spares.iter().any(|(of, _)| *of == class)
+    }
+
     /// Takes out every idle block.
     pub(super) fn take_spares(&mut self) -> Vec<(usize, Block)> {
         std::mem::take(&mut self.spares)

@@ -11,6 +11,7 @@ use crate::limits::Limits;
 use crate::registry::Registry;
 use crate::report::Totals;
 use crate::scope::Tree;
+use crate::subnet::Subnets;
 use crate::sync::unmodelled::{AtomicU32, AtomicU64, Relaxed};
 use crate::sync::{Arc, Mutex};
 
@@ -18,6 +19,7 @@ use crate::sync::{Arc, Mutex};
 pub(crate) struct Shared {
     pub(crate) arena: Arena,
     pub(crate) tree: Tree<Arc<Connection>>,
+    pub(crate) subnets: Subnets,
     pub(crate) registry: Registry<Connection>,
     /// What connections that ended, or whose counters were full, have counted.
     pub(crate) tallies: CachePadded<Mutex<Tallies>>,
@@ -55,6 +57,7 @@ impl Shared {
                 tick: AtomicU32::new(0),
                 stream_memory: AtomicU64::new(limits.stream.memory.max()),
             }),
+            subnets: Subnets::new(&limits.subnets),
             tree: Tree::new(limits),
             registry: Registry::new(),
             tallies: CachePadded::default(),
@@ -68,11 +71,14 @@ impl Shared {
 
     pub(crate) fn set_limits(&self, limits: Limits) {
         let classes = self.arena.class_count();
-        let bounds = Bounds::new(limits.system.memory, classes, self.fragmentation_bytes);
+        let bounds = Bounds::new(limits.mapped_memory(), classes, self.fragmentation_bytes);
         let stream_memory = limits.stream.memory.max();
-        self.tree.set_limits(limits, || {
-            self.arena.set_bounds(bounds);
-            self.hot.stream_memory.store(stream_memory, Relaxed);
+        let subnets = limits.subnets.clone();
+        self.subnets.set_limits(&subnets, || {
+            self.tree.set_limits(limits, || {
+                self.arena.set_bounds(bounds);
+                self.hot.stream_memory.store(stream_memory, Relaxed);
+            });
         });
     }
 
@@ -106,14 +112,15 @@ impl Shared {
         self.hot.tick.load(Relaxed)
     }
 
-    /// Advances the coarse clock.
-    pub(crate) fn read_clock(&self) {
+    /// Advances the coarse clock, and answers how long ago the governor was made.
+    pub(crate) fn read_clock(&self) -> Duration {
         let elapsed = self.clock.now().saturating_sub(self.epoch);
         let tick = (elapsed.as_millis() as u64 / TICK_MS) as u32;
         // Every lease reads this line, so it is written only when there is something new.
         if self.hot.tick.load(Relaxed) != tick {
             self.hot.tick.store(tick, Relaxed);
         }
+        elapsed
     }
 
     /// Keeps the counters of `totals` from falling below what was shown before.
@@ -131,5 +138,4 @@ impl Shared {
 pub(crate) struct Tallies {
     pub(crate) leased_bytes: u64,
     pub(crate) returned_bytes: u64,
-    pub(crate) admitted: u64,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 
 use super::Connection;
+use super::ledger::Phase;
 
 /// Wakers by a key that is never used again.
 #[derive(Default)]
@@ -20,31 +21,28 @@ impl Connection {
         }
         // Cloned before the lock, and the replaced one dropped after it: both may run any code.
         let waker = waker.clone();
-        let mut wakers = self.wakers.lock();
-        let Wakers { waiting, next_key } = &mut **wakers.get_or_insert_default();
+        let mut ledger = self.ledger.lock();
+        if ledger.phase != Phase::Open {
+            return true;
+        }
+        let Wakers { waiting, next_key } = &mut **ledger.wakers.get_or_insert_default();
         let key = *key.get_or_insert_with(|| {
             *next_key += 1;
             *next_key
         });
         let replaced = waiting.insert(key, waker);
-        drop(wakers);
+        drop(ledger);
         drop(replaced);
-        // A close that came before the registration has taken the list already.
-        self.is_closed()
+        false
     }
 
     /// Forgets a waker.
     pub(crate) fn forget_waker(&self, key: u64) {
-        let mut wakers = self.wakers.lock();
-        let forgotten = wakers.as_mut().and_then(|wakers| wakers.waiting.remove(&key));
-        let empty = wakers.take_if(|wakers| wakers.waiting.is_empty());
-        drop(wakers);
+        let mut ledger = self.ledger.lock();
+        let forgotten = ledger.wakers.as_mut().and_then(|wakers| wakers.waiting.remove(&key));
+        let empty = ledger.wakers.take_if(|wakers| wakers.waiting.is_empty());
+        drop(ledger);
         drop((forgotten, empty));
-    }
-
-    /// Everyone who waits, once the connection is closed.
-    pub(super) fn take_wakers(&self) -> Option<Box<Wakers>> {
-        self.wakers.lock().take()
     }
 }
 

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::Governor;
 use crate::connection::{Audit, Connection, TICK_MS};
-use crate::error::{Reason, Resource, Scope};
 use crate::name::{ConnectionId, PeerKey};
 use crate::registry::Identified;
 use crate::report::{
-    ClassRow, ConnectionRow, Orphan, PeerRow, RefusalRow, ScopeRow, Snapshot, Totals,
+    ClassPeerRow, ClassRow, ConnectionRow, Orphan, PeerRow, RefusalRow, ScopeRow, Snapshot, Totals,
 };
+use crate::scope::{Refusals, Seen};
 
 impl Governor {
     /// Reads everything: the tree with limits beside use, connections, orphans, refusals, the
@@ -21,7 +21,6 @@ impl Governor {
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
         shared.read_clock();
-        let limits = shared.tree.limits();
         // The counters that connections have handed in, before those they still have: what is
         // handed in meanwhile is missed and never counted twice, and the floor keeps that from
         // showing as a counter that falls.
@@ -32,7 +31,6 @@ impl Governor {
         let mut totals = Totals {
             leased_bytes: tallies.leased_bytes,
             returned_bytes: tallies.returned_bytes,
-            admitted: tallies.admitted,
             ..Totals::default()
         };
         let mut rows = Vec::with_capacity(connections.len());
@@ -46,39 +44,39 @@ impl Governor {
         orphans.sort_unstable_by_key(|orphan| std::cmp::Reverse(orphan.age));
         shared.raise_floor(&mut totals);
 
-        let refusals = self.refusals();
+        let tree = shared.tree.report();
+        totals.admitted = tree.admitted;
+        let refusals = refusal_rows(&tree.refusals);
         totals.refused = refusals.iter().map(|row| row.count).sum();
-        let mut classes: Vec<_> = shared
-            .tree
-            .class_usages()
-            .into_iter()
-            .map(|(name, usage)| {
-                let limits = *limits.of_class(std::str::from_utf8(&name).unwrap_or_default());
-                let name = String::from_utf8_lossy(&name).into();
-                ClassRow { name, row: ScopeRow { usage, limits } }
-            })
-            .collect();
+        let class_row = |(name, seen)| ClassRow { name, row: scope_row(seen) };
+        let mut classes: Vec<_> = tree.classes.into_iter().map(class_row).collect();
         classes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let mut peers: Vec<_> = shared
-            .tree
-            .peer_usages()
-            .into_iter()
-            .map(|(key, usage)| PeerRow {
-                peer: PeerKey::of_bounded(&key),
-                row: ScopeRow { usage, limits: limits.peer },
-            })
-            .collect();
+        let peer_row = |(key, seen): (Box<[u8]>, _)| PeerRow {
+            peer: PeerKey::of_bounded(&key),
+            row: scope_row(seen),
+        };
+        let mut peers: Vec<_> = tree.peers.into_iter().map(peer_row).collect();
         peers.sort_unstable_by(|a, b| a.peer.cmp(&b.peer));
+        let class_peer_row = |(class, key, seen): (_, Box<[u8]>, _)| ClassPeerRow {
+            class,
+            peer: PeerKey::of_bounded(&key),
+            row: scope_row(seen),
+        };
+        let mut class_peers: Vec<_> = tree.class_peers.into_iter().map(class_peer_row).collect();
+        class_peers.sort_unstable_by(|a, b| (&a.class, &a.peer).cmp(&(&b.class, &b.peer)));
 
         Snapshot {
-            system: ScopeRow { usage: shared.tree.system_usage(), limits: limits.system },
-            transient: ScopeRow { usage: shared.tree.transient_usage(), limits: limits.transient },
+            system: scope_row(tree.system),
+            transient: scope_row(tree.transient),
+            allowlisted_system: scope_row(tree.allowlisted_system),
+            allowlisted_transient: scope_row(tree.allowlisted_transient),
             classes,
             peers,
+            class_peers,
             connections: rows,
             orphans,
             refusals,
-            observed: Vec::new(),
+            observed: refusal_rows(&tree.observed),
             arena: shared.arena.report(),
             totals,
         }
@@ -89,7 +87,7 @@ impl Governor {
             id: ConnectionId(connection.id()),
             site: connection.site(),
             age: self.age(connection.admitted_tick()),
-            source: connection.source().cloned(),
+            source: audit.source,
             closed: audit.closed,
             usage: audit.usage,
         }
@@ -109,22 +107,15 @@ impl Governor {
         let ticks = self.shared.tick().wrapping_sub(since_tick);
         Duration::from_millis(u64::from(ticks) * TICK_MS)
     }
+}
 
-    fn refusals(&self) -> Vec<RefusalRow> {
-        let counts = self.shared.tree.refusals();
-        let mut rows = Vec::new();
-        for scope in Scope::ALL {
-            for resource in Resource::ALL {
-                for reason in Reason::ALL {
-                    let count = counts[scope as usize][resource as usize][reason as usize];
-                    if count > 0 {
-                        rows.push(RefusalRow { scope, resource, reason, count });
-                    }
-                }
-            }
-        }
-        rows
-    }
+fn scope_row((usage, limits): Seen) -> ScopeRow {
+    ScopeRow { usage, limits }
+}
+
+fn refusal_rows(refusals: &Refusals) -> Vec<RefusalRow> {
+    let row = |(scope, resource, reason, count)| RefusalRow { scope, resource, reason, count };
+    refusals.iter().map(row).collect()
 }
 
 fn add_to_totals(totals: &mut Totals, audit: &Audit) {

@@ -7,10 +7,11 @@ use std::ptr::NonNull;
 
 use super::owned::OwnedLease;
 use super::window::{Window, buffer};
-use super::{Loan, lease};
+use super::{Loan, lease, lease_at};
 use crate::connection::{Connection, Seat};
 use crate::error::LeaseError;
 use crate::magazine::Hold;
+use crate::priority::Priority;
 
 /// A buffer on loan from a connection's guard.
 ///
@@ -47,6 +48,16 @@ impl<'g> Lease<'g> {
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
         let (seat, window) = lease(connection, None, len, Hold::Borrowed, site)?;
+        Ok(Self { connection, seat, window })
+    }
+
+    pub(crate) fn new_at(
+        connection: &'g Connection,
+        len: usize,
+        priority: Priority,
+        site: &'static Location<'static>,
+    ) -> Result<Self, LeaseError> {
+        let (seat, window) = lease_at(connection, None, len, Hold::Borrowed, priority, site)?;
         Ok(Self { connection, seat, window })
     }
 

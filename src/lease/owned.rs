@@ -10,6 +10,7 @@ use super::window::{Window, buffer};
 use crate::connection::{Connection, StreamAccount};
 use crate::error::{LeaseError, Revoked};
 use crate::magazine::Hold;
+use crate::priority::Priority;
 
 /// A buffer on loan that no borrow ties to its guard: for other tasks, queues and maps.
 ///
@@ -42,6 +43,16 @@ impl OwnedLease {
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
         Loan::new(connection, account, len, Hold::Owned, site).map(Self)
+    }
+
+    pub(crate) fn new_at(
+        connection: &Connection,
+        account: Option<&StreamAccount>,
+        len: usize,
+        priority: Priority,
+        site: &'static Location<'static>,
+    ) -> Result<Self, LeaseError> {
+        Loan::new_at(connection, account, len, Hold::Owned, priority, site).map(Self)
     }
 
     pub(super) fn from_loan(loan: Loan) -> Self {
@@ -135,8 +146,8 @@ impl fmt::Debug for Pinned<'_> {
 
 /// A lease that is pinned until it drops. Made by [`OwnedLease::into_pinned`].
 ///
-/// If the connection ends before, the block stays charged to the peer, the class and the system (if
-/// the connection was never bound to a peer, to class and system alone), and shows in reports as an
+/// If the connection ends before, the block stays charged to the peer and the system (if the
+/// connection was never bound to a peer, to the system alone), and shows in reports as an
 /// [orphan](crate::Orphan) with the place that leased it.
 #[must_use = "a lease that is dropped goes back at once"]
 pub struct PinnedLease(Loan);

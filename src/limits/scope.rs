@@ -2,6 +2,7 @@
 
 use crate::error::{Refused, Resource, Scope};
 use crate::limit::Limit;
+use crate::priority::Priority;
 use crate::usage::Usage;
 
 /// The limits of one scope, resource by resource.
@@ -47,22 +48,29 @@ macro_rules! setters {
 }
 
 impl ScopeLimits {
+    /// What [`unlimited`](Self::unlimited) answers.
+    pub(crate) const UNLIMITED: Self = Self::all(Limit::Unlimited);
+
     /// No limit on anything.
     pub fn unlimited() -> Self {
-        Self::default()
+        Self::UNLIMITED
     }
 
     /// Nothing of anything.
     pub fn blocked() -> Self {
+        Self::all(Limit::Blocked)
+    }
+
+    const fn all(limit: Limit) -> Self {
         Self {
-            memory: Limit::Blocked,
-            connections: Limit::Blocked,
-            connections_inbound: Limit::Blocked,
-            connections_outbound: Limit::Blocked,
-            streams: Limit::Blocked,
-            streams_inbound: Limit::Blocked,
-            streams_outbound: Limit::Blocked,
-            fds: Limit::Blocked,
+            memory: limit,
+            connections: limit,
+            connections_inbound: limit,
+            connections_outbound: limit,
+            streams: limit,
+            streams_inbound: limit,
+            streams_outbound: limit,
+            fds: limit,
         }
     }
 
@@ -77,21 +85,37 @@ impl ScopeLimits {
         fds,
     }
 
-    /// Whether `more` fits on top of `usage`; if not, the first resource that does not.
+    /// Whether `requested` more bytes fit on top of `in_use` at a priority.
     #[inline]
-    pub(crate) fn check(&self, scope: Scope, usage: &Usage, more: &Usage) -> Result<(), Refused> {
-        if !self.memory.admits(usage.memory, more.memory) {
-            let (limit, in_use) = (self.memory, usage.memory);
-            return Err(Refused::new(scope, Resource::Memory, limit, in_use, more.memory));
+    pub(crate) fn check_memory(
+        &self,
+        scope: Scope,
+        in_use: u64,
+        requested: u64,
+        priority: Priority,
+    ) -> Result<(), Refused> {
+        let limit = match self.memory {
+            Limit::Max(max) => Limit::Max(priority.share_of(max)),
+            other => other,
+        };
+        if limit.admits(in_use, requested) {
+            return Ok(());
         }
-        if *more == Usage::of_memory(more.memory) {
-            Ok(())
-        } else {
-            self.check_counts(scope, usage, more)
-        }
+        let refused = Refused::new(scope, Resource::Memory, self.memory, in_use, requested);
+        Err(refused.at(priority))
     }
 
-    fn check_counts(&self, scope: Scope, usage: &Usage, more: &Usage) -> Result<(), Refused> {
+    /// Whether the counts of `more` fit on top of `usage`; if not, the first that does not.
+    #[inline]
+    pub(crate) fn check_counts(
+        &self,
+        scope: Scope,
+        usage: &Usage,
+        more: &Usage,
+    ) -> Result<(), Refused> {
+        if *more == Usage::of_memory(more.memory) {
+            return Ok(());
+        }
         let rows = [
             (Resource::Connections, self.connections, usage.connections(), more.connections()),
             (

@@ -1,0 +1,284 @@
+//! How a connection comes in, and how it turns out to be somebody in particular.
+
+use super::attempt::{Errand, Halt, Halted};
+use super::ledger::{Ledger, Phase, one_connection};
+use super::remote::Remote;
+use super::{Connection, Shared, Terms};
+use crate::error::{AdmitError, BindError, Scope};
+use crate::magazine::Magazine;
+use crate::name::{Direction, Source};
+use crate::scope::{Hashed, Place, Realm, Request, Shortfall};
+use crate::subnet::Enforcement;
+use crate::sync::{Arc, Mutex};
+use crate::usage::Usage;
+
+/// What the tree and the subnets have granted.
+struct Admitted {
+    id: u64,
+    place: Place,
+    /// Whether its address counts the connection.
+    counted: bool,
+}
+
+impl Connection {
+    /// Charges a connection and enters it in the registry; or charges nothing.
+    pub(crate) fn admit(shared: &Arc<Shared>, terms: Terms<'_>) -> Result<Arc<Self>, AdmitError> {
+        let peer = terms.peer.map(|key| shared.tree.peer_key(key)).transpose()?;
+        let class = terms.class.map(|name| shared.tree.class_name(name)).transpose()?;
+        let now = shared.read_clock();
+        let admitted =
+            Errand::run(shared, |errand| attempt_admit(shared, &terms, peer, class, now, errand));
+        let admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(Halted::Refused(refused)) => {
+                shared.tree.count_refusal(&refused);
+                return Err(refused.into());
+            }
+            Err(Halted::Closed) => unreachable!("nobody knows the connection, so nobody closed it"),
+        };
+        let connection = Self::new(shared.clone(), terms, admitted);
+        shared.registry.insert(connection.clone());
+        Ok(connection)
+    }
+
+    fn new(shared: Arc<Shared>, terms: Terms<'_>, admitted: Admitted) -> Arc<Self> {
+        let Terms { direction, fd, weight_bytes, source, site, .. } = terms;
+        let Admitted { id, place, counted } = admitted;
+        let mut ledger = Ledger::new(place, direction, fd, weight_bytes);
+        ledger.counted = counted;
+        let remote = match source {
+            None => Remote::NONE,
+            Some(source) => Remote::new(&source).unwrap_or_else(|| {
+                ledger.set_source(source);
+                Remote::NONE
+            }),
+        };
+        Arc::new(Self {
+            id,
+            site,
+            admitted_tick: shared.tick(),
+            remote,
+            shared,
+            magazines: std::array::from_fn(|_| Magazine::new()),
+            ledger: Mutex::new(ledger),
+        })
+    }
+
+    /// Moves everything the connection has from the transient scope to a peer's.
+    pub(crate) fn bind(&self, key: &[u8]) -> Result<(), BindError> {
+        let peer = self.shared.tree.peer_key(key)?;
+        let bound = self.run_counted(|errand| self.attempt_bind(peer, errand));
+        match bound {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(BindError::AlreadyBound),
+            Err(Halted::Refused(refused)) => Err(BindError::Refused(refused)),
+            Err(Halted::Closed) => Err(BindError::Closed),
+        }
+    }
+
+    fn attempt_bind(&self, peer: Hashed<'_, [u8]>, errand: &mut Errand<'_>) -> Result<bool, Halt> {
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        if ledger.phase != Phase::Open {
+            return Err(Halt::Closed);
+        }
+        if ledger.place.peer().is_some() {
+            return Ok(false);
+        }
+        let shares = ledger.stream_shares();
+        loop {
+            let own = ledger.usage();
+            // One who was let in on trust may have to go back to where its address counts it.
+            let entrance = self.entrance(ledger);
+            let mut line = self.line(ledger);
+            let stays = line.is_peer_allowlisted(self.ip(ledger), peer);
+            let realm = if stays { ledger.place.realm } else { Realm::Ordinary };
+            let goes_back = realm != ledger.place.realm;
+            let entrance = entrance.filter(|_| goes_back);
+            let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
+            let bound = match by_subnet {
+                Some(refused) if !line.observes(Scope::Subnet) => {
+                    Err((Shortfall { refused, level: None }, None))
+                }
+                _ => line
+                    .bind(peer, &own, realm, &shares, self.id)
+                    .map_err(|(shortfall, vacated)| (shortfall, Some(vacated))),
+            };
+            match bound {
+                Ok(()) => {
+                    if let Some(refused) = by_subnet {
+                        line.count_observed(&refused);
+                    }
+                    ledger.place = line.place();
+                    drop(line);
+                    if let Some(entrance) = entrance {
+                        entrance.commit();
+                        ledger.counted = true;
+                    }
+                    return Ok(true);
+                }
+                Err((shortfall, vacated)) => {
+                    if self.own_idle_memory_helps(ledger, &shortfall) {
+                        drop(line);
+                        drop(entrance);
+                        drop(vacated);
+                        self.flush(ledger);
+                        continue;
+                    }
+                    let victim = line.victim(&shortfall);
+                    drop(line);
+                    drop(vacated);
+                    return Err(errand.overcome(shortfall.refused, victim));
+                }
+            }
+        }
+    }
+
+    /// Where the connection would be counted by its address, if it is not yet.
+    fn entrance(&self, ledger: &Ledger) -> Option<crate::subnet::Entrance<'_>> {
+        let may = ledger.place.realm == Realm::Allowlisted
+            && !ledger.counted
+            && ledger.direction == Direction::Inbound;
+        let address = self.ip(ledger).filter(|_| may)?;
+        Some(self.shared.subnets.enter(address, self.shared.read_clock()))
+    }
+
+    /// The connection turns out to come from elsewhere: it counts there from now on.
+    pub(crate) fn rebind_source(&self, source: Source) -> Result<(), BindError> {
+        let moved = self.run_counted(|_| {
+            let mut guard = self.ledger.lock();
+            let ledger = &mut *guard;
+            if ledger.phase != Phase::Open {
+                return Err(Halt::Closed);
+            }
+            self.move_source(ledger, &source)?;
+            ledger.set_source(source.clone());
+            Ok(())
+        });
+        moved.map_err(|halted| match halted {
+            Halted::Refused(refused) => BindError::Refused(refused),
+            Halted::Closed => BindError::Closed,
+        })
+    }
+
+    fn move_source(&self, ledger: &mut Ledger, source: &Source) -> Result<(), Halt> {
+        let Shared { subnets, .. } = self.shared();
+        let now = self.shared.read_clock();
+        let from = self.ip(ledger).filter(|_| ledger.counted);
+        let to = source.ip().filter(|_| ledger.direction == Direction::Inbound);
+        let own = ledger.usage();
+        let line = self.line(ledger);
+        let is_allowlisted = line.is_allowlisted(source.ip());
+        let observes = line.observes(Scope::Subnet);
+        drop(line);
+        if ledger.place.realm == Realm::Allowlisted {
+            if is_allowlisted {
+                return Ok(());
+            }
+            let entrance = to.map(|to| subnets.enter(to, now));
+            let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
+            if let Some(refused) = by_subnet
+                && !observes
+            {
+                return Err(Halt::Refused(refused));
+            }
+            let mut line = self.line(ledger);
+            line.change_realm(Realm::Ordinary, &own, &Request::new(Usage::default()), self.id)
+                .map_err(|shortfall| Halt::Refused(shortfall.refused))?;
+            if let Some(refused) = by_subnet {
+                line.count_observed(&refused);
+            }
+            ledger.place = line.place();
+            drop(line);
+            if let Some(entrance) = entrance {
+                entrance.commit();
+                ledger.counted = true;
+            }
+            return Ok(());
+        }
+        let Some(to) = to else {
+            if let Some(from) = from {
+                subnets.leave(from);
+                ledger.counted = false;
+            }
+            return Ok(());
+        };
+        let enforcement = if observes { Enforcement::Observe } else { Enforcement::Enforce };
+        match subnets.rebind(from, to, now, enforcement) {
+            Ok(observed) => {
+                ledger.counted = true;
+                if let Some(refused) = observed {
+                    self.shared.tree.count_observed(&refused);
+                }
+                Ok(())
+            }
+            Err(refused) => {
+                let mut line = self.line(ledger);
+                let none = Request::new(Usage::default());
+                if !is_allowlisted
+                    || line.change_realm(Realm::Allowlisted, &own, &none, self.id).is_err()
+                {
+                    return Err(Halt::Refused(refused));
+                }
+                ledger.place = line.place();
+                drop(line);
+                if let Some(from) = from {
+                    subnets.leave(from);
+                    ledger.counted = false;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn attempt_admit(
+    shared: &Shared,
+    terms: &Terms<'_>,
+    peer: Option<Hashed<'_, [u8]>>,
+    class: Option<Hashed<'_, str>>,
+    now: std::time::Duration,
+    errand: &mut Errand<'_>,
+) -> Result<Admitted, Halt> {
+    let own = Usage::default();
+    let request = Request::new(Usage {
+        memory: terms.weight_bytes,
+        ..one_connection(terms.direction, terms.fd)
+    });
+    let address = terms.source.as_ref().and_then(Source::ip);
+    let entrance = address
+        .filter(|_| terms.direction == Direction::Inbound)
+        .map(|address| shared.subnets.enter(address, now));
+    let mut by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
+    let mut line = shared.tree.enter(peer, class);
+    let mut counted = entrance.is_some();
+    let granted = match by_subnet {
+        Some(refused) if !line.observes(Scope::Subnet) => Err(Shortfall { refused, level: None }),
+        _ => line.check(&own, &request),
+    };
+    if let Err(shortfall) = granted {
+        let victim = line.victim(&shortfall);
+        let is_allowed = victim.is_none() && line.is_allowlisted(address) && {
+            line.enter_allowlisted();
+            line.check(&own, &request).is_ok()
+        };
+        if !is_allowed {
+            let vacated = line.vacate();
+            drop(line);
+            drop(entrance);
+            drop(vacated);
+            return Err(errand.overcome(shortfall.refused, victim));
+        }
+        (counted, by_subnet) = (false, None);
+    }
+    if let Some(refused) = by_subnet {
+        line.count_observed(&refused);
+    }
+    line.charge(&own, &request);
+    let admitted = Admitted { id: line.admit(), place: line.place(), counted };
+    drop(line);
+    if let Some(entrance) = entrance.filter(|_| counted) {
+        entrance.commit();
+    }
+    Ok(admitted)
+}
