@@ -4,9 +4,9 @@ use std::fmt;
 use std::panic::Location;
 
 use crate::connection::{Connection, Shared, Terms};
-use crate::error::AdmitError;
+use crate::error::{AdmitError, NameTooLong};
 use crate::guard::ConnectionGuard;
-use crate::name::{Direction, Source};
+use crate::name::{Direction, MAX_NAME_BYTES, Source};
 use crate::sync::Arc;
 
 /// A connection that asks to be admitted. Made by [`Governor::inbound`](crate::Governor::inbound)
@@ -39,13 +39,21 @@ pub struct Admission<'a> {
     fd: bool,
     weight_bytes: u64,
     source: Option<Source>,
-    peer: Option<Box<[u8]>>,
+    peer: Result<Option<Box<[u8]>>, NameTooLong>,
     class: Option<&'a str>,
 }
 
 impl<'a> Admission<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, direction: Direction) -> Self {
-        Self { shared, direction, fd: true, weight_bytes: 0, source: None, peer: None, class: None }
+        Self {
+            shared,
+            direction,
+            fd: true,
+            weight_bytes: 0,
+            source: None,
+            peer: Ok(None),
+            class: None,
+        }
     }
 
     /// Where the connection comes from or goes to.
@@ -56,7 +64,12 @@ impl<'a> Admission<'a> {
 
     /// Who the peer is, where that is known beforehand. The connection is then never transient.
     pub fn peer(mut self, peer: impl AsRef<[u8]>) -> Self {
-        self.peer = Some(peer.as_ref().into());
+        let peer = peer.as_ref();
+        if peer.len() > MAX_NAME_BYTES {
+            self.peer = Err(NameTooLong { len: peer.len() });
+        } else if let Ok(known) = &mut self.peer {
+            *known = Some(peer.into());
+        }
         self
     }
 
@@ -115,12 +128,13 @@ impl<'a> Admission<'a> {
     }
 
     fn admit(self, site: &'static Location<'static>) -> Result<ConnectionGuard, AdmitError> {
+        let peer = self.peer?;
         let terms = Terms {
             direction: self.direction,
             fd: self.fd,
             weight_bytes: self.weight_bytes,
             source: self.source,
-            peer: self.peer.as_deref(),
+            peer: peer.as_deref(),
             class: self.class,
             site,
         };

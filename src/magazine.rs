@@ -133,6 +133,11 @@ impl Word {
         (self.0 >> field) as u8
     }
 
+    /// No slot holds a block.
+    pub(crate) fn is_vacant(self) -> bool {
+        self.byte(OCCUPIED) == 0
+    }
+
     /// Slots whose block is idle.
     pub(crate) fn cached(self) -> Slots {
         Slots(self.byte(OCCUPIED) & self.byte(FREE))
@@ -348,8 +353,11 @@ impl Magazine {
 
     /// Slow: takes the counts out: leases and returns since the last time.
     pub(crate) fn fold(&self) -> (u64, u64) {
-        self.update(|word| Some((Word(word.0 & !COUNTS), (word.leases(), word.returns()))))
-            .unwrap_or_default()
+        self.update(|word| {
+            let folded = Word(word.0 & !COUNTS);
+            (folded != word).then_some((folded, (word.leases(), word.returns())))
+        })
+        .unwrap_or_default()
     }
 
     /// Slow, once: closes the magazine and vacates all that is cached or revocable, counting the

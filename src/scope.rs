@@ -36,6 +36,7 @@
 
 mod classes;
 mod level;
+mod levels;
 mod line;
 mod peers;
 mod refusals;
@@ -54,11 +55,10 @@ use crate::name::{MAX_NAME_BYTES, PeerKey};
 use crate::sync::Mutex;
 pub(crate) use classes::ClassRef;
 pub use classes::OTHER_CLASSES;
-use classes::{Class, Classes, Crossing, Crossings};
-use level::Level;
+use levels::Levels;
+pub(crate) use levels::Vacated;
 pub(crate) use line::{Line, Shortfall, StreamShare};
 pub(crate) use peers::PeerRef;
-use peers::{Peer, Peers};
 pub(crate) use refusals::Refusals;
 pub(crate) use report::Seen;
 pub(crate) use request::Request;
@@ -77,15 +77,11 @@ pub(crate) struct Tree<M> {
 
 /// What the lock guards.
 struct Scopes<M> {
-    limits: Limits,
-    realms: [RealmScopes<M>; 2],
-    peers: Peers<M>,
-    classes: Classes<M>,
-    crossings: Crossings<M>,
+    levels: Levels<M>,
     refusals: Refusals,
     observed: Refusals,
+    /// Connections admitted ever, and so the id of the last.
     admitted: u64,
-    next_id: u64,
 }
 
 /// Which of the two systems something belongs to.
@@ -93,11 +89,6 @@ struct Scopes<M> {
 pub(crate) enum Realm {
     Ordinary,
     Allowlisted,
-}
-
-struct RealmScopes<M> {
-    system: Level<M>,
-    transient: Level<M>,
 }
 
 /// Where a connection, or a stream with a class of its own, hangs in the tree.
@@ -145,16 +136,6 @@ impl<T: ?Sized> Clone for Hashed<'_, T> {
 
 impl<T: ?Sized> Copy for Hashed<'_, T> {}
 
-/// Scopes that nobody holds any more, to be dropped when no lock is held.
-#[must_use = "a scope may not be dropped under the lock"]
-pub(crate) struct Vacated<M>(Vec<Vacant<M>>);
-
-enum Vacant<M> {
-    Peer { _scope: Box<Peer<M>> },
-    Class { _scope: Box<Class<M>> },
-    Crossing { _scope: Box<Crossing<M>> },
-}
-
 impl Place {
     fn new(peer: Option<PeerRef>, class: Option<ClassRef>, realm: Realm) -> Self {
         let (peer_hash, peer_nth) = PeerRef::parts(peer);
@@ -168,30 +149,6 @@ impl Place {
 
     pub(crate) fn set_peer(&mut self, peer: Option<PeerRef>) {
         (self.peer_hash, self.peer_nth) = PeerRef::parts(peer);
-    }
-
-    fn crossing(self) -> Option<LevelRef> {
-        let (class, peer) = self.class.zip(self.peer())?;
-        Some(LevelRef::ClassPeer(class, peer))
-    }
-
-    /// The scopes that count a connection, in the order in which they are asked.
-    #[inline]
-    fn levels(self, standing: Standing) -> impl Iterator<Item = LevelRef> {
-        let system = Some(LevelRef::System(self.realm));
-        let peer = self.peer().map(LevelRef::Peer);
-        let levels = match standing {
-            Standing::Present => {
-                let parent = peer.or(Some(LevelRef::Transient(self.realm)));
-                [parent, self.crossing(), self.class.map(LevelRef::Class), system]
-            }
-            Standing::Departed => [peer, None, None, system],
-        };
-        levels.into_iter().flatten()
-    }
-
-    fn has(self, level: LevelRef) -> bool {
-        self.levels(Standing::Present).any(|own| own == level)
     }
 }
 
@@ -210,56 +167,15 @@ impl LevelRef {
     }
 }
 
-impl<M> Vacated<M> {
-    pub(crate) fn none() -> Self {
-        Self(Vec::new())
-    }
-
-    fn push(&mut self, vacant: Option<Vacant<M>>) {
-        self.0.extend(vacant);
-    }
-
-    pub(crate) fn merge(&mut self, other: Self) {
-        self.0.extend(other.0);
-    }
-}
-
-impl Limits {
-    fn of_system(&self, realm: Realm) -> &ScopeLimits {
-        match realm {
-            Realm::Ordinary => &self.system,
-            Realm::Allowlisted => &self.allowlisted_system,
-        }
-    }
-
-    fn of_transient(&self, realm: Realm) -> &ScopeLimits {
-        match realm {
-            Realm::Ordinary => &self.transient,
-            Realm::Allowlisted => &self.allowlisted_transient,
-        }
-    }
-}
-
-impl<M> RealmScopes<M> {
-    fn new() -> Self {
-        Self { system: Level::new(), transient: Level::new() }
-    }
-}
-
 impl<M: Clone> Tree<M> {
     pub(crate) fn new(limits: Limits) -> Self {
         let hasher = new_hasher();
         Self {
             scopes: CachePadded::new(Mutex::new(Scopes {
-                limits,
-                realms: [RealmScopes::new(), RealmScopes::new()],
-                peers: Peers::new(),
-                classes: Classes::new(hasher.hash_one(OTHER_CLASSES.as_bytes())),
-                crossings: Crossings::new(),
+                levels: Levels::new(limits, hasher.hash_one(OTHER_CLASSES.as_bytes())),
                 refusals: Refusals::default(),
                 observed: Refusals::default(),
                 admitted: 0,
-                next_id: 0,
             })),
             hasher,
         }
@@ -283,12 +199,13 @@ impl<M: Clone> Tree<M> {
 
     /// What a peer that is held is called.
     pub(crate) fn peer_name(&self, peer: PeerRef) -> Option<PeerKey> {
-        self.scopes.lock().peers.get(peer).map(|peer| PeerKey::of_bounded(peer.key()))
+        let scopes = self.scopes.lock();
+        scopes.levels.peers.get(peer).map(|peer| PeerKey::of_bounded(peer.key()))
     }
 
     /// The last one who held a peer for its orphans lets go of it.
     pub(crate) fn release_peer(&self, peer: PeerRef) {
-        let vacated = self.scopes.lock().release_peer(Some(peer));
+        let vacated = self.scopes.lock().levels.release_peer(Some(peer));
         drop(vacated);
     }
 
@@ -299,11 +216,12 @@ impl<M: Clone> Tree<M> {
         class: Option<Hashed<'_, str>>,
     ) -> Line<'_, M> {
         let mut scopes = self.scopes.lock();
-        let peer = peer.map(|peer| scopes.hold_peer(peer));
-        let class = class.map(|class| scopes.hold_class(class));
+        let levels = &mut scopes.levels;
+        let peer = peer.map(|peer| levels.hold_peer(peer));
+        let class = class.map(|class| levels.hold_class(class));
         let place = Place::new(peer, class, Realm::Ordinary);
         if let (Some(class), Some(peer)) = (class, peer) {
-            scopes.crossings.hold(class, peer);
+            levels.crossings.hold(class, peer);
         }
         Line::new(scopes, place, Standing::Present)
     }
@@ -311,20 +229,11 @@ impl<M: Clone> Tree<M> {
     /// Replaces the limits of the whole tree in one step. Use above a new limit stays, and falls.
     /// `along` runs in the same step.
     pub(crate) fn set_limits(&self, limits: Limits, along: impl FnOnce()) {
-        let mut own = Vec::new();
         let mut scopes = self.scopes.lock();
-        let old = std::mem::replace(&mut scopes.limits, limits);
-        let Scopes { limits, peers, classes, .. } = &mut *scopes;
-        for key in old.peers.keys().chain(limits.peers.keys()).map(PeerKey::as_bytes) {
-            let found = peers.find(self.hasher.hash_one(key), key);
-            if let Some(peer) = found.and_then(|at| peers.get_mut(at)) {
-                own.extend(std::mem::replace(&mut peer.own, limits.own_of(key)));
-            }
-        }
-        classes.set_limits(limits);
+        let replaced = scopes.levels.set_limits(limits, |key| self.hasher.hash_one(key));
         along();
         drop(scopes);
-        drop((old, own));
+        drop(replaced);
     }
 
     /// Gives one peer limits of its own, or takes them from it.
@@ -334,28 +243,18 @@ impl<M: Clone> Tree<M> {
         limits: Option<ScopeLimits>,
     ) -> Option<ScopeLimits> {
         let hash = self.hasher.hash_one(key.as_bytes());
-        let mut scopes = self.scopes.lock();
-        let before = match limits {
-            Some(limits) => scopes.limits.peers.insert(key.clone(), limits),
-            None => scopes.limits.peers.remove(key),
-        };
-        if let Some(at) = scopes.peers.find(hash, key.as_bytes())
-            && let Some(peer) = scopes.peers.get_mut(at)
-        {
-            peer.own = limits.map(Box::new);
-        }
-        before
+        self.scopes.lock().levels.set_peer_limits(hash, key, limits)
     }
 
     /// The limits in force.
     pub(crate) fn limits(&self) -> Limits {
-        self.scopes.lock().limits.clone()
+        self.scopes.lock().levels.limits.clone()
     }
 
     /// The limits of a stream in force, and whether they are only observed.
     pub(crate) fn stream_limits(&self) -> (ScopeLimits, bool) {
-        let scopes = self.scopes.lock();
-        (scopes.limits.stream, scopes.limits.observe.contains(Scope::Stream))
+        let limits = &self.scopes.lock().levels.limits;
+        (limits.stream, limits.observe.contains(Scope::Stream))
     }
 
     pub(crate) fn count_refusal(&self, refused: &Refused) {
@@ -369,15 +268,15 @@ impl<M: Clone> Tree<M> {
 
     /// Some member of a system that may hold idle memory, if there is any.
     pub(crate) fn first_caching(&self, realm: Realm) -> Option<M> {
-        self.scopes.lock().realms[realm as usize].system.first_caching()
+        self.scopes.lock().levels.realms[realm as usize].system.first_caching()
     }
 
     /// Presses on a scope until the answer is dropped.
     pub(crate) fn press(&self, level: LevelRef) -> Pressure<'_, M> {
         let mut scopes = self.scopes.lock();
-        let found = scopes.hold(level);
+        let found = scopes.levels.hold(level);
         if found {
-            scopes.with(level, |level, _| {
+            scopes.levels.with(level, |level, _| {
                 level.pressing += 1;
                 level.tight = true;
             });
@@ -408,114 +307,13 @@ impl<M: Clone> Drop for Pressure<'_, M> {
             return;
         }
         let mut scopes = self.tree.scopes.lock();
-        scopes.with(self.level, |level, limits| {
+        scopes.levels.with(self.level, |level, limits| {
             level.pressing -= 1;
             level.relax(limits);
         });
-        let vacated = scopes.release(self.level);
+        let vacated = scopes.levels.release(self.level);
         drop(scopes);
         drop(vacated);
-    }
-}
-
-impl<M> Scopes<M> {
-    fn hold_peer(&mut self, peer: Hashed<'_, [u8]>) -> PeerRef {
-        let Self { limits, peers, .. } = self;
-        peers.hold(peer.hash, peer.name, || limits.own_of(peer.name))
-    }
-
-    fn hold_class(&mut self, class: Hashed<'_, str>) -> ClassRef {
-        let Self { limits, classes, .. } = self;
-        classes.hold(class.hash, class.name, limits)
-    }
-
-    /// Lets go of a class, and of the peer's part of it if the peer is known.
-    fn release_class(&mut self, class: Option<ClassRef>, peer: Option<PeerRef>) -> Vacated<M> {
-        let mut vacated = Vacated::none();
-        if let Some(class) = class {
-            if let Some(peer) = peer {
-                vacated = self.release_crossing(class, peer);
-            }
-            let released = self.classes.release(class);
-            vacated.push(released.map(|scope| Vacant::Class { _scope: scope }));
-        }
-        vacated
-    }
-
-    fn release_crossing(&mut self, class: ClassRef, peer: PeerRef) -> Vacated<M> {
-        let mut vacated = Vacated::none();
-        let released = self.crossings.release(class, peer);
-        vacated.push(released.map(|scope| Vacant::Crossing { _scope: scope }));
-        vacated
-    }
-
-    fn release_peer(&mut self, peer: Option<PeerRef>) -> Vacated<M> {
-        let mut vacated = Vacated::none();
-        let released = peer.and_then(|peer| self.peers.release(peer));
-        vacated.push(released.map(|scope| Vacant::Peer { _scope: scope }));
-        vacated
-    }
-
-    /// Holds a scope and those that it belongs to, if it is still there.
-    fn hold(&mut self, level: LevelRef) -> bool {
-        if self.with(level, |_, _| ()).is_none() {
-            return false;
-        }
-        match level {
-            LevelRef::System(_) | LevelRef::Transient(_) => {}
-            LevelRef::Peer(peer) => self.peers.hold_again(peer),
-            LevelRef::Class(class) => self.classes.hold_again(class),
-            LevelRef::ClassPeer(class, peer) => {
-                self.peers.hold_again(peer);
-                self.classes.hold_again(class);
-                self.crossings.hold(class, peer);
-            }
-        }
-        true
-    }
-
-    /// Lets go of what [`hold`](Self::hold) holds.
-    fn release(&mut self, level: LevelRef) -> Vacated<M> {
-        match level {
-            LevelRef::System(_) | LevelRef::Transient(_) => Vacated::none(),
-            LevelRef::Peer(peer) => self.release_peer(Some(peer)),
-            LevelRef::Class(class) => self.release_class(Some(class), None),
-            LevelRef::ClassPeer(class, peer) => {
-                let mut vacated = self.release_class(Some(class), Some(peer));
-                vacated.merge(self.release_peer(Some(peer)));
-                vacated
-            }
-        }
-    }
-
-    /// Does something with one scope and its limits, if it is there.
-    #[inline]
-    fn with<R>(
-        &mut self,
-        level: LevelRef,
-        f: impl FnOnce(&mut Level<M>, &ScopeLimits) -> R,
-    ) -> Option<R> {
-        let Self { limits, realms, peers, classes, crossings, .. } = self;
-        Some(match level {
-            LevelRef::System(realm) => {
-                f(&mut realms[realm as usize].system, limits.of_system(realm))
-            }
-            LevelRef::Transient(realm) => {
-                f(&mut realms[realm as usize].transient, limits.of_transient(realm))
-            }
-            LevelRef::Peer(peer) => {
-                let Peer { level, own, .. } = peers.get_mut(peer)?;
-                f(level, own.as_deref().unwrap_or(&limits.peer))
-            }
-            LevelRef::Class(class) => {
-                let Class { level, limits, .. } = classes.get_mut(class)?;
-                f(level, limits)
-            }
-            LevelRef::ClassPeer(class, peer) => {
-                let limits = &classes.get(class)?.peer_limits;
-                f(&mut crossings.get_mut(class, peer)?.level, limits)
-            }
-        })
     }
 }
 

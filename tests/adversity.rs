@@ -14,16 +14,18 @@ use std::task::{Context, Wake};
 use common::{MIB, assert_adds_up, assert_nothing_left, scope};
 use leasehold::{Direction, Governor, Limit, Limits, Scope};
 
-/// P5: the mark of a closed stream shares a word with the bytes in use. No sum may reach it.
+/// P5: the marks of a stream share a word with the bytes in use. No sum may reach them.
 #[test]
 fn no_amount_of_reserving_closes_a_streams_account() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
     let stream = guard.try_open_stream(Direction::Inbound).unwrap();
-    let refused = stream.try_reserve(1 << 63).unwrap_err();
-    assert_eq!(refused.refused().unwrap().scope(), Scope::Stream);
-    for _ in 0..4 {
-        drop(stream.try_reserve(1 << 62).unwrap());
+    for bytes in [1 << 62, 1 << 63] {
+        let refused = stream.try_reserve(bytes).unwrap_err();
+        assert_eq!(refused.refused().unwrap().scope(), Scope::Stream);
+    }
+    for _ in 0..8 {
+        drop(stream.try_reserve(1 << 61).unwrap());
     }
     assert_eq!(stream.usage().memory, 0);
     drop(stream.try_lease_owned(512).unwrap());

@@ -98,10 +98,10 @@ impl Connection {
             let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
             let bound = match by_subnet {
                 Some(refused) if !line.observes(Scope::Subnet) => {
-                    Err((Shortfall { refused, level: None }, None))
+                    Err((Shortfall::from(refused), None))
                 }
                 _ => line
-                    .bind(peer, &own, realm, &shares, self.id)
+                    .bind(peer, realm, &own, &shares, self.id)
                     .map_err(|(shortfall, vacated)| (shortfall, Some(vacated))),
             };
             match bound {
@@ -253,7 +253,7 @@ fn attempt_admit(
     let mut line = shared.tree.enter(peer, class);
     let mut counted = entrance.is_some();
     let granted = match by_subnet {
-        Some(refused) if !line.observes(Scope::Subnet) => Err(Shortfall { refused, level: None }),
+        Some(refused) if !line.observes(Scope::Subnet) => Err(Shortfall::from(refused)),
         _ => line.check(&own, &request),
     };
     if let Err(shortfall) = granted {

@@ -394,9 +394,7 @@ impl Connection {
         let of_class = Request { idle_bytes: 0, ..*request };
         let mut line = self.line(ledger);
         let checked = line.check(&own, request).and_then(|()| match class {
-            Some(class) => line
-                .check_stream(class, &of_class)
-                .map_err(|refused| Shortfall { refused, level: None }),
+            Some(class) => line.check_stream(class, &of_class).map_err(Shortfall::from),
             None => Ok(()),
         });
         let Err(shortfall) = checked else {

@@ -76,7 +76,12 @@ impl Connection {
         aftermath: &mut Aftermath,
     ) -> u64 {
         ledger.phase = Phase::Closed;
+        // The first magazine carries the mark for all to see.
         for (class, magazine) in self.magazines() {
+            // What is vacant stays so: a block is installed under the mutex and while open.
+            if class > 0 && magazine.word().is_vacant() {
+                continue;
+            }
             // One step: whoever returns or pins after it sees *closed*, whoever did before it has
             // left its mark in the word.
             let before = magazine.close();
@@ -111,6 +116,10 @@ impl Connection {
         aftermath: &mut Aftermath,
     ) -> u64 {
         let mut bytes = 0;
+        reclaimed.streams = u64::from(ledger.streams_inbound) + u64::from(ledger.streams_outbound);
+        if ledger.stragglers == 0 {
+            return 0;
+        }
         for (class, magazine) in self.magazines() {
             for slot in magazine.reclaim_forgotten() {
                 self.shared.arena.give(class, Block(magazine.block(slot)));
@@ -123,7 +132,6 @@ impl Connection {
         ledger.stragglers -= forgotten.len() as u32;
         bytes += self.give_loose(ledger, forgotten, aftermath);
         reclaimed.leased_bytes += bytes;
-        reclaimed.streams = u64::from(ledger.streams_inbound) + u64::from(ledger.streams_outbound);
         bytes
     }
 
@@ -294,6 +302,9 @@ impl Connection {
     }
 
     fn count_what_is_out(&self, ledger: &Ledger, reclaimed: &mut Reclaimed) {
+        if ledger.stragglers == 0 {
+            return;
+        }
         let usage = self.usage_of(ledger);
         reclaimed.pinned_bytes = usage.leased_bytes;
         reclaimed.detached_bytes = usage.detached_bytes;
@@ -328,6 +339,10 @@ impl Connection {
     /// Moves the counts of leases and returns into the governor's tallies.
     pub(super) fn fold(&self, ledger: &mut Ledger) {
         let (mut leased_bytes, mut returned_bytes) = (0, 0);
+        if ledger.keep.is_none() {
+            // Nothing was ever leased.
+            return;
+        }
         for (class, magazine) in self.magazines() {
             let (leases, returns) = magazine.fold();
             leased_bytes += leases * self.block_bytes(class);

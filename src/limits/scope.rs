@@ -85,6 +85,54 @@ impl ScopeLimits {
         fds,
     }
 
+    /// Whether [`check_memory`](Self::check_memory) has no objection, without the numbers.
+    #[inline(always)]
+    pub(crate) fn fit_memory(&self, in_use: u64, requested: u64, priority: Priority) -> bool {
+        requested == 0
+            || in_use
+                .checked_add(requested)
+                .is_some_and(|total| total <= priority.share_of(self.memory.max()))
+    }
+
+    /// Whether [`check_counts`](Self::check_counts) has no objection, without the numbers.
+    #[inline(always)]
+    pub(crate) fn fit_counts(&self, usage: &Usage, more: &Usage) -> bool {
+        /// Counts are kept in 32 bits.
+        #[inline(always)]
+        fn fits(limit: Limit, in_use: u64, more: u64) -> bool {
+            more == 0 || in_use + more <= limit.max().min(u32::MAX.into())
+        }
+        let connections = |limits: &Self| {
+            fits(limits.connections, usage.connections(), more.connections())
+                && fits(
+                    limits.connections_inbound,
+                    usage.connections_inbound.into(),
+                    more.connections_inbound.into(),
+                )
+                && fits(
+                    limits.connections_outbound,
+                    usage.connections_outbound.into(),
+                    more.connections_outbound.into(),
+                )
+                && fits(limits.fds, usage.fds.into(), more.fds.into())
+        };
+        let streams = |limits: &Self| {
+            fits(limits.streams, usage.streams(), more.streams())
+                && fits(
+                    limits.streams_inbound,
+                    usage.streams_inbound.into(),
+                    more.streams_inbound.into(),
+                )
+                && fits(
+                    limits.streams_outbound,
+                    usage.streams_outbound.into(),
+                    more.streams_outbound.into(),
+                )
+        };
+        (more.connections() == 0 && more.fds == 0 || connections(self))
+            && (more.streams() == 0 || streams(self))
+    }
+
     /// Whether `requested` more bytes fit on top of `in_use` at a priority.
     #[inline]
     pub(crate) fn check_memory(

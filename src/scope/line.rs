@@ -1,10 +1,12 @@
 //! The scopes above one connection, while the tree is locked.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 
-use super::{ClassRef, Hashed, LevelRef, Place, Realm, Request, Scopes, Standing, Vacated};
+use super::levels::{Levels, Rung, Vacated};
+use super::refusals::Refusals;
+use super::{ClassRef, Hashed, LevelRef, Place, Realm, Request, Scopes, Standing};
 use crate::error::{Refused, Scope};
-use crate::limits::ScopeLimits;
 use crate::sync::MutexGuard;
 use crate::usage::Usage;
 
@@ -19,7 +21,7 @@ pub(crate) struct Line<'a, M> {
 #[derive(Clone, Copy)]
 pub(crate) struct Shortfall {
     pub(crate) refused: Refused,
-    /// `None` where it is the connection's own scope or a stream's class.
+    /// `None` where it is the connection's own scope, a stream's class or a subnet.
     pub(crate) level: Option<LevelRef>,
 }
 
@@ -32,6 +34,13 @@ pub(crate) struct StreamShare {
     pub(crate) streams: u32,
 }
 
+impl From<Refused> for Shortfall {
+    fn from(refused: Refused) -> Self {
+        Self { refused, level: None }
+    }
+}
+
+/// Charging.
 impl<'a, M: Clone> Line<'a, M> {
     #[inline]
     pub(super) fn new(scopes: MutexGuard<'a, Scopes<M>>, place: Place, standing: Standing) -> Self {
@@ -45,96 +54,162 @@ impl<'a, M: Clone> Line<'a, M> {
     /// Whether every scope has room, beginning with the connection's own, which uses `own`.
     #[inline]
     pub(crate) fn check(&mut self, own: &Usage, request: &Request) -> Result<(), Shortfall> {
-        self.scopes.check_connection(own, request)?;
-        for level in self.place.levels(self.standing) {
-            self.scopes.check(level, request)?;
-        }
-        Ok(())
+        let levels = &mut self.scopes.levels;
+        let limits = &levels.limits;
+        let observe = limits.observe;
+        let in_force =
+            if observe.contains(Scope::Connection) { None } else { Some(&limits.connection) };
+        request.check(Scope::Connection, in_force, own)?;
+        levels.climb(self.place, self.standing, |rung| {
+            check(&rung, request, observe.contains(rung.scope()))
+        })
     }
 
     /// Charges every scope, which has been [checked](Self::check).
     #[inline]
     pub(crate) fn charge(&mut self, own: &Usage, request: &Request) {
-        if !self.scopes.limits.observe.is_none() {
-            self.scopes.observe_connection(own, request);
+        let Scopes { levels, observed, .. } = &mut *self.scopes;
+        if !levels.limits.observe.is_none() {
+            observe(levels, observed, own, request, self.place, self.standing);
         }
-        for level in self.place.levels(self.standing) {
-            self.scopes.charge(level, request);
-        }
+        let charge = request.charged();
+        let Ok(()) = levels.climb(self.place, self.standing, |rung| {
+            rung.level.usage.add(&charge);
+            Ok::<_, Infallible>(())
+        });
     }
 
     /// Takes `less` off every scope.
     #[inline]
     pub(crate) fn credit(&mut self, less: &Usage) {
-        for level in self.place.levels(self.standing) {
-            self.scopes.credit(level, less);
-        }
+        let Ok(()) = self.scopes.levels.climb(self.place, self.standing, |rung| {
+            rung.level.sub(less, rung.limits);
+            Ok::<_, Infallible>(())
+        });
     }
 
     /// Ends the connection: `ended` goes off every scope, and what it leaves behind off those that
     /// [do not count it](Standing::Departed). The scopes that nobody needs any more are let go of.
-    #[must_use = "a scope may not be dropped under the lock"]
     pub(crate) fn depart(&mut self, ended: &Usage, left_behind: &Usage) -> Vacated<M> {
+        let levels = &mut self.scopes.levels;
         let mut all = *ended;
         all.add(left_behind);
-        for level in self.place.levels(Standing::Present) {
-            let stays = self.place.levels(Standing::Departed).any(|kept| kept == level);
-            self.scopes.credit(level, if stays { ended } else { &all });
-        }
-        let mut vacated = self.scopes.release_class(self.place.class, self.place.peer());
+        let Ok(()) = levels.climb(self.place, Standing::Present, |rung| {
+            let stays = matches!(rung.at, LevelRef::Peer(_) | LevelRef::System(_));
+            rung.level.sub(if stays { ended } else { &all }, rung.limits);
+            Ok::<_, Infallible>(())
+        });
+        let peer = self.place.peer();
+        let mut vacated = levels.release_class(self.place.class, peer);
         if left_behind.memory == 0 {
-            vacated.merge(self.scopes.release_peer(self.place.peer()));
+            vacated.merge(levels.release_peer(peer));
         }
         vacated
     }
 
-    /// Lets go of the scopes that the place holds: for one who was not admitted.
-    #[must_use = "a scope may not be dropped under the lock"]
+    /// A member whose idle memory might make room in the scope that has none. The scope becomes
+    /// tight.
+    pub(crate) fn victim(&mut self, shortfall: &Shortfall) -> Option<(LevelRef, M)> {
+        let at = shortfall.level?;
+        let victim = self.scopes.levels.with(at, |level, _| level.victim(&shortfall.refused))??;
+        Some((at, victim))
+    }
+
+    /// Whether any scope of the line is tight, so that nothing idle may be kept.
+    #[inline]
+    pub(crate) fn is_tight(&mut self) -> bool {
+        let tight = self.scopes.levels.climb(self.place, self.standing, |rung| {
+            if rung.level.tight { Err(()) } else { Ok(()) }
+        });
+        tight.is_err()
+    }
+
+    /// Lists a member in every scope of the line as one that may hold idle memory.
+    pub(crate) fn list(&mut self, id: u64, member: &M) {
+        let Ok(()) = self.scopes.levels.climb(self.place, self.standing, |rung| {
+            rung.level.list(id, member.clone());
+            Ok::<_, Infallible>(())
+        });
+    }
+
+    /// Takes a member off the lists. What comes back is dropped after the lock.
+    #[must_use = "a member may not be dropped under a lock"]
+    pub(crate) fn unlist(&mut self, id: u64) -> [Option<M>; 4] {
+        let mut unlisted = [const { None }; 4];
+        let mut places = unlisted.iter_mut();
+        let Ok(()) = self.scopes.levels.climb(self.place, self.standing, |rung| {
+            if let (Some(member), Some(place)) = (rung.level.unlist(id), places.next()) {
+                *place = Some(member);
+            }
+            Ok::<_, Infallible>(())
+        });
+        unlisted
+    }
+}
+
+/// Coming in, and moving.
+impl<M: Clone> Line<'_, M> {
+    /// One who is about to be admitted tries the allow-listed scopes.
+    pub(crate) fn enter_allowlisted(&mut self) {
+        self.place.realm = Realm::Allowlisted;
+    }
+
+    /// Counts an admission, and answers an id that no connection of the governor ever had.
+    pub(crate) fn admit(&mut self) -> u64 {
+        self.scopes.admitted += 1;
+        self.scopes.admitted
+    }
+
+    /// Lets go of the scopes that the place holds: for one who is not admitted.
     pub(crate) fn vacate(&mut self) -> Vacated<M> {
-        let mut vacated = self.scopes.release_class(self.place.class, self.place.peer());
-        vacated.merge(self.scopes.release_peer(self.place.peer()));
+        let peer = self.place.peer();
+        let mut vacated = self.scopes.levels.release_class(self.place.class, peer);
+        vacated.merge(self.scopes.levels.release_peer(peer));
         vacated
     }
 
-    /// Moves a connection that uses `own` to the scope of `peer`, in one step. It stays in its
-    /// realm if the allow list has no objection, or else moves to the ordinary one.
+    /// Moves a connection that uses `own`, and its streams with it, to the scope of `peer` in a
+    /// realm, in one step.
     pub(crate) fn bind(
         &mut self,
         peer: Hashed<'_, [u8]>,
-        own: &Usage,
         realm: Realm,
+        own: &Usage,
         streams: &[StreamShare],
         id: u64,
     ) -> Result<(), (Shortfall, Vacated<M>)> {
-        let held = self.scopes.hold_peer(peer);
+        let Scopes { levels, observed, .. } = &mut *self.scopes;
+        let held = levels.hold_peer(peer);
         let to = Place::new(Some(held), self.place.class, realm);
         if let Some(class) = to.class {
-            self.scopes.crossings.hold(class, held);
+            levels.crossings.hold(class, held);
         }
         for share in streams {
-            self.scopes.crossings.hold_many(share.class, held, share.streams);
+            levels.crossings.hold_many(share.class, held, share.streams);
         }
-        let shares = |share: &StreamShare| (LevelRef::ClassPeer(share.class, held), share.usage);
-        let moved = self.scopes.check_move(self.place, to, &Request::new(*own)).and_then(|()| {
-            let mut shares = streams.iter().map(shares);
-            shares.try_for_each(|(level, usage)| self.scopes.check(level, &Request::new(usage)))
+        let moved = check_move(levels, self.place, to, &Request::new(*own)).and_then(|()| {
+            streams.iter().try_for_each(|share| {
+                let at = LevelRef::ClassPeer(share.class, held);
+                check_one(levels, at, &Request::new(share.usage))
+            })
         });
         if let Err(shortfall) = moved {
             let mut vacated = Vacated::none();
             for share in streams {
                 for _ in 0..share.streams {
-                    vacated.merge(self.scopes.release_crossing(share.class, held));
+                    vacated.merge(levels.release_crossing(share.class, held));
                 }
             }
             if let Some(class) = to.class {
-                vacated.merge(self.scopes.release_crossing(class, held));
+                vacated.merge(levels.release_crossing(class, held));
             }
-            vacated.merge(self.scopes.release_peer(Some(held)));
+            vacated.merge(levels.release_peer(Some(held)));
             return Err((shortfall, vacated));
         }
-        self.scopes.relocate(self.place, to, own, id);
-        for (level, usage) in streams.iter().map(shares) {
-            self.scopes.charge(level, &Request::new(usage));
+        relocate(levels, observed, self.place, to, own, id);
+        for share in streams {
+            let at = LevelRef::ClassPeer(share.class, held);
+            charge_one(levels, observed, at, &Request::new(share.usage));
         }
         self.place = to;
         Ok(())
@@ -149,11 +224,12 @@ impl<'a, M: Clone> Line<'a, M> {
         request: &Request,
         id: u64,
     ) -> Result<(), Shortfall> {
+        let Scopes { levels, observed, .. } = &mut *self.scopes;
         let to = Place { realm, ..self.place };
         let mut all = *own;
         all.add(&request.usage);
-        self.scopes.check_move(self.place, to, &Request { usage: all, ..*request })?;
-        self.scopes.relocate(self.place, to, own, id);
+        check_move(levels, self.place, to, &Request { usage: all, ..*request })?;
+        relocate(levels, observed, self.place, to, own, id);
         self.place = to;
         Ok(())
     }
@@ -161,8 +237,9 @@ impl<'a, M: Clone> Line<'a, M> {
     /// Whether the allow list covers whoever comes from `address`; for now, while the peer is not
     /// known.
     pub(crate) fn is_allowlisted(&self, address: Option<IpAddr>) -> bool {
-        let peer = self.place.peer().and_then(|peer| self.scopes.peers.get(peer));
-        self.scopes.limits.allow.covers(address, peer.map(|peer| peer.key()))
+        let levels = &self.scopes.levels;
+        let peer = self.place.peer().and_then(|peer| levels.peers.get(peer));
+        levels.limits.allow.covers(address, peer.map(|peer| peer.key()))
     }
 
     /// As [`is_allowlisted`](Self::is_allowlisted), of a peer that the connection is to be bound to.
@@ -171,19 +248,7 @@ impl<'a, M: Clone> Line<'a, M> {
         address: Option<IpAddr>,
         peer: Hashed<'_, [u8]>,
     ) -> bool {
-        self.scopes.limits.allow.covers(address, Some(peer.name))
-    }
-
-    /// One who is about to be admitted tries the allow-listed scopes.
-    pub(crate) fn enter_allowlisted(&mut self) {
-        self.place.realm = Realm::Allowlisted;
-    }
-
-    /// Counts an admission, and answers an id that no connection of the governor ever had.
-    pub(crate) fn admit(&mut self) -> u64 {
-        self.scopes.admitted += 1;
-        self.scopes.next_id += 1;
-        self.scopes.next_id
+        self.scopes.levels.limits.allow.covers(address, Some(peer.name))
     }
 
     /// Counts what was granted although a scope that only observes would have refused it.
@@ -193,39 +258,7 @@ impl<'a, M: Clone> Line<'a, M> {
 
     /// Whether `scope` refuses nothing.
     pub(crate) fn observes(&self, scope: Scope) -> bool {
-        self.scopes.limits.observe.contains(scope)
-    }
-
-    /// A member whose idle memory might make room in the scope that has none. The scope becomes
-    /// tight.
-    pub(crate) fn victim(&mut self, shortfall: &Shortfall) -> Option<(LevelRef, M)> {
-        let level = shortfall.level?;
-        let victim = self.scopes.with(level, |level, _| level.victim(&shortfall.refused))??;
-        Some((level, victim))
-    }
-
-    /// Whether any scope of the line is tight, so that nothing idle may be kept.
-    #[inline]
-    pub(crate) fn is_tight(&mut self) -> bool {
-        let mut levels = self.place.levels(self.standing);
-        levels.any(|level| self.scopes.with(level, |level, _| level.tight) == Some(true))
-    }
-
-    /// Lists a member in every scope of the line as one that may hold idle memory.
-    pub(crate) fn list(&mut self, id: u64, member: &M) {
-        for level in self.place.levels(self.standing) {
-            self.scopes.with(level, |level, _| level.list(id, member.clone()));
-        }
-    }
-
-    /// Takes a member off the lists. What comes back is dropped after the lock.
-    #[must_use = "a member may not be dropped under a lock"]
-    pub(crate) fn unlist(&mut self, id: u64) -> [Option<M>; 4] {
-        let mut unlisted = [const { None }; 4];
-        for (level, unlisted) in self.place.levels(self.standing).zip(&mut unlisted) {
-            *unlisted = self.scopes.with(level, |level, _| level.unlist(id)).flatten();
-        }
-        unlisted
+        self.scopes.levels.limits.observe.contains(scope)
     }
 }
 
@@ -238,20 +271,19 @@ impl<M: Clone> Line<'_, M> {
         name: Hashed<'_, str>,
         usage: &Usage,
     ) -> Result<Option<ClassRef>, (Refused, Vacated<M>)> {
-        let class = self.scopes.hold_class(name);
-        if let Some(peer) = self.place.peer() {
-            self.scopes.crossings.hold(class, peer);
+        let peer = self.place.peer();
+        let class = self.scopes.levels.hold_class(name);
+        if let Some(peer) = peer {
+            self.scopes.levels.crossings.hold(class, peer);
         }
-        let own = self.place.class == Some(class);
-        if !own && let Err(refused) = self.check_stream(class, &Request::new(*usage)) {
-            return Err((refused, self.scopes.release_class(Some(class), self.place.peer())));
+        let request = Request::new(*usage);
+        let is_own = self.place.class == Some(class);
+        let checked = if is_own { Ok(()) } else { self.check_stream(class, &request) };
+        if is_own || checked.is_err() {
+            let vacated = self.scopes.levels.release_class(Some(class), peer);
+            return checked.map(|()| None).map_err(|refused| (refused, vacated));
         }
-        if own {
-            // Held by the connection as well, so this is not the last.
-            let _none = self.scopes.release_class(Some(class), self.place.peer());
-            return Ok(None);
-        }
-        self.charge_stream(class, &Request::new(*usage));
+        self.charge_stream(class, &request);
         Ok(Some(class))
     }
 
@@ -261,121 +293,148 @@ impl<M: Clone> Line<'_, M> {
         class: ClassRef,
         request: &Request,
     ) -> Result<(), Refused> {
-        for level in self.stream_levels(class) {
-            self.scopes.check(level, request).map_err(|shortfall| shortfall.refused)?;
+        for at in self.stream_levels(class).into_iter().flatten() {
+            check_one(&mut self.scopes.levels, at, request).map_err(|short| short.refused)?;
         }
         Ok(())
     }
 
     /// Charges a class that a stream is bound to.
     pub(crate) fn charge_stream(&mut self, class: ClassRef, request: &Request) {
-        for level in self.stream_levels(class) {
-            self.scopes.charge(level, request);
+        for at in self.stream_levels(class).into_iter().flatten() {
+            let Scopes { levels, observed, .. } = &mut *self.scopes;
+            charge_one(levels, observed, at, request);
         }
     }
 
     /// Takes `less` off a class that a stream is bound to.
     pub(crate) fn credit_stream(&mut self, class: ClassRef, less: &Usage) {
-        for level in self.stream_levels(class) {
-            self.scopes.credit(level, less);
+        for at in self.stream_levels(class).into_iter().flatten() {
+            self.scopes.levels.with(at, |level, limits| level.sub(less, limits));
         }
     }
 
     /// A stream lets go of its class.
-    #[must_use = "a scope may not be dropped under the lock"]
     pub(crate) fn release_stream(&mut self, class: ClassRef) -> Vacated<M> {
-        self.scopes.release_class(Some(class), self.place.peer())
+        self.scopes.levels.release_class(Some(class), self.place.peer())
     }
 
-    fn stream_levels(&self, class: ClassRef) -> impl Iterator<Item = LevelRef> + use<M> {
+    fn stream_levels(&self, class: ClassRef) -> [Option<LevelRef>; 2] {
         let part = self.place.peer().map(|peer| LevelRef::ClassPeer(class, peer));
-        part.into_iter().chain([LevelRef::Class(class)])
+        [part, Some(LevelRef::Class(class))]
     }
 }
 
-impl<M: Clone> Scopes<M> {
-    #[inline]
-    fn check_connection(&self, own: &Usage, request: &Request) -> Result<(), Shortfall> {
-        let observes = self.limits.observe.contains(Scope::Connection);
-        let limits = if observes { &ScopeLimits::UNLIMITED } else { &self.limits.connection };
-        let checked = request.check(Scope::Connection, limits, own);
-        checked.map_err(|refused| Shortfall { refused, level: None })
-    }
+#[inline(always)]
+fn check<M>(rung: &Rung<'_, M>, request: &Request, observes: bool) -> Result<(), Shortfall> {
+    let limits = if observes { None } else { Some(rung.limits) };
+    let checked = request.check(rung.scope(), limits, &rung.level.usage);
+    checked.map_err(|refused| Shortfall { refused, level: Some(rung.at) })
+}
 
-    #[inline]
-    fn check(&mut self, at: LevelRef, request: &Request) -> Result<(), Shortfall> {
-        let scope = at.scope();
-        let observes = self.limits.observe.contains(scope);
-        let checked = self.with(at, |level, limits| {
-            let limits = if observes { &ScopeLimits::UNLIMITED } else { limits };
-            request.check(scope, limits, &level.usage)
-        });
-        match checked {
-            Some(Err(refused)) => Err(Shortfall { refused, level: Some(at) }),
-            Some(Ok(())) | None => Ok(()),
-        }
+/// Counts what the scopes that only observe would have refused.
+#[cold]
+fn observe<M>(
+    levels: &mut Levels<M>,
+    observed: &mut Refusals,
+    own: &Usage,
+    request: &Request,
+    place: Place,
+    standing: Standing,
+) {
+    let observe = levels.limits.observe;
+    if observe.contains(Scope::Connection)
+        && let Err(refused) = request.check(Scope::Connection, Some(&levels.limits.connection), own)
+    {
+        observed.count(&refused);
     }
-
-    #[inline]
-    fn charge(&mut self, at: LevelRef, request: &Request) {
-        if self.limits.observe.contains(at.scope()) {
-            self.observe(at, request);
-        }
-        self.with(at, |level, _| level.usage.add(&request.charged()));
-    }
-
-    #[inline]
-    fn credit(&mut self, at: LevelRef, less: &Usage) {
-        self.with(at, |level, limits| level.sub(less, limits));
-    }
-
-    /// Counts what a scope would have refused.
-    #[cold]
-    fn observe(&mut self, at: LevelRef, request: &Request) {
-        let checked =
-            self.with(at, |level, limits| request.check(at.scope(), limits, &level.usage));
-        if let Some(Err(refused)) = checked {
-            self.observed.count(&refused);
-        }
-    }
-
-    #[cold]
-    fn observe_connection(&mut self, own: &Usage, request: &Request) {
-        if self.limits.observe.contains(Scope::Connection)
-            && let Err(refused) = request.check(Scope::Connection, &self.limits.connection, own)
+    let Ok(()) = levels.climb(place, standing, |rung| {
+        if observe.contains(rung.scope())
+            && let Err(shortfall) = check(&rung, request, false)
         {
-            self.observed.count(&refused);
+            observed.count(&shortfall.refused);
         }
-    }
+        Ok::<_, Infallible>(())
+    });
+}
 
-    /// Whether it fits where it does not hang yet.
-    fn check_move(&mut self, from: Place, to: Place, request: &Request) -> Result<(), Shortfall> {
-        for level in to.levels(Standing::Present) {
-            if !from.has(level) {
-                self.check(level, request)?;
-            }
-        }
-        Ok(())
-    }
+fn check_one<M>(levels: &mut Levels<M>, at: LevelRef, request: &Request) -> Result<(), Shortfall> {
+    let observes = levels.limits.observe.contains(at.scope());
+    levels
+        .with(at, |level, limits| check(&Rung { at, level, limits }, request, observes))
+        .unwrap_or(Ok(()))
+}
 
-    /// Moves what uses `own`, and if it is listed as a member that may cache, that too.
-    fn relocate(&mut self, from: Place, to: Place, own: &Usage, id: u64) {
-        let request = Request::new(*own);
-        let mut member = None;
-        for level in from.levels(Standing::Present) {
-            if !to.has(level) {
-                self.credit(level, own);
-                let unlisted = self.with(level, |level, _| level.unlist(id)).flatten();
-                member = member.or(unlisted);
-            }
+fn charge_one<M>(levels: &mut Levels<M>, observed: &mut Refusals, at: LevelRef, request: &Request) {
+    let observes = levels.limits.observe.contains(at.scope());
+    levels.with(at, |level, limits| {
+        if observes && let Err(shortfall) = check(&Rung { at, level, limits }, request, false) {
+            observed.count(&shortfall.refused);
         }
-        for level in to.levels(Standing::Present) {
-            if !from.has(level) {
-                self.charge(level, &request);
-                if let Some(member) = &member {
-                    self.with(level, |level, _| level.list(id, member.clone()));
-                }
-            }
-        }
+        level.usage.add(&request.charged());
+    });
+}
+
+/// Whether `to` has what `from` has not, or the other way round.
+fn differs(at: LevelRef, from: Place, to: Place) -> bool {
+    match at {
+        LevelRef::System(_) => from.realm != to.realm,
+        LevelRef::Transient(_) => from.realm != to.realm || from.peer() != to.peer(),
+        LevelRef::Peer(_) | LevelRef::ClassPeer(..) => from.peer() != to.peer(),
+        LevelRef::Class(_) => from.class != to.class,
     }
+}
+
+/// Whether a request fits where it does not hang yet.
+fn check_move<M>(
+    levels: &mut Levels<M>,
+    from: Place,
+    to: Place,
+    request: &Request,
+) -> Result<(), Shortfall> {
+    let observe = levels.limits.observe;
+    levels.climb(to, Standing::Present, |rung| {
+        if differs(rung.at, from, to) {
+            check(&rung, request, observe.contains(rung.scope()))
+        } else {
+            Ok(())
+        }
+    })
+}
+
+/// Moves what uses `own`, and if it is listed as a member that may cache, that too.
+fn relocate<M: Clone>(
+    levels: &mut Levels<M>,
+    observed: &mut Refusals,
+    from: Place,
+    to: Place,
+    own: &Usage,
+    id: u64,
+) {
+    let request = Request::new(*own);
+    let observe = levels.limits.observe;
+    let mut member = None;
+    let Ok(()) = levels.climb(from, Standing::Present, |rung| {
+        if differs(rung.at, from, to) {
+            rung.level.sub(own, rung.limits);
+            if let Some(listed) = rung.level.unlist(id) {
+                member = Some(listed);
+            }
+        }
+        Ok::<_, Infallible>(())
+    });
+    let Ok(()) = levels.climb(to, Standing::Present, |rung| {
+        if differs(rung.at, from, to) {
+            if observe.contains(rung.scope())
+                && let Err(shortfall) = check(&rung, &request, false)
+            {
+                observed.count(&shortfall.refused);
+            }
+            rung.level.usage.add(own);
+            if let Some(member) = &member {
+                rung.level.list(id, member.clone());
+            }
+        }
+        Ok::<_, Infallible>(())
+    });
 }

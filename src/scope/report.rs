@@ -3,7 +3,8 @@
 //! Peers are read part by part, with the lock let go in between, so that a report on a million of
 //! them keeps nobody waiting for long.
 
-use super::{LevelRef, PARTS, Realm, Refusals, Scopes, Tree};
+use super::levels::Levels;
+use super::{LevelRef, PARTS, Realm, Refusals, Tree};
 use crate::limits::ScopeLimits;
 use crate::usage::Usage;
 
@@ -29,7 +30,7 @@ impl<M: Clone> Tree<M> {
         let (mut peers, mut class_peers) = (Vec::new(), Vec::new());
         for part in 0..PARTS {
             let mut scopes = self.scopes.lock();
-            let Scopes { limits, peers: table, classes, crossings, .. } = &mut *scopes;
+            let Levels { limits, peers: table, classes, crossings, .. } = &mut scopes.levels;
             peers.extend(table.part_at(part).map(|peer| {
                 let seen = (peer.level.usage, *peer.limits(&limits.peer));
                 (peer.key().into(), seen)
@@ -44,14 +45,14 @@ impl<M: Clone> Tree<M> {
             }
         }
         let mut scopes = self.scopes.lock();
-        let classes = scopes.classes.iter();
+        let classes = scopes.levels.classes.iter();
         let classes =
             classes.map(|class| (class.name().into(), (class.level.usage, class.limits))).collect();
         TreeReport {
-            system: scopes.seen(LevelRef::System(Realm::Ordinary)),
-            transient: scopes.seen(LevelRef::Transient(Realm::Ordinary)),
-            allowlisted_system: scopes.seen(LevelRef::System(Realm::Allowlisted)),
-            allowlisted_transient: scopes.seen(LevelRef::Transient(Realm::Allowlisted)),
+            system: scopes.levels.seen(LevelRef::System(Realm::Ordinary)),
+            transient: scopes.levels.seen(LevelRef::Transient(Realm::Ordinary)),
+            allowlisted_system: scopes.levels.seen(LevelRef::System(Realm::Allowlisted)),
+            allowlisted_transient: scopes.levels.seen(LevelRef::Transient(Realm::Allowlisted)),
             classes,
             peers,
             class_peers,
@@ -63,11 +64,11 @@ impl<M: Clone> Tree<M> {
 
     /// What the ordinary system uses.
     pub(crate) fn system_usage(&self) -> Usage {
-        self.scopes.lock().realms[Realm::Ordinary as usize].system.usage
+        self.scopes.lock().levels.realms[Realm::Ordinary as usize].system.usage
     }
 }
 
-impl<M> Scopes<M> {
+impl<M> Levels<M> {
     fn seen(&mut self, level: LevelRef) -> Seen {
         self.with(level, |level, limits| (level.usage, *limits)).unwrap_or_default()
     }

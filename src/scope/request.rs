@@ -33,15 +33,89 @@ impl Request {
     }
 
     /// Whether the request fits on top of `in_use`; if not, the first resource that does not.
-    #[inline]
+    /// Without limits only what can be counted is in the way.
+    #[inline(always)]
     pub(super) fn check(
         &self,
         scope: Scope,
-        limits: &ScopeLimits,
+        limits: Option<&ScopeLimits>,
         in_use: &Usage,
     ) -> Result<(), Refused> {
+        let limits = limits.unwrap_or(&ScopeLimits::UNLIMITED);
         let memory = in_use.memory.saturating_sub(self.idle_bytes);
-        limits.check_memory(scope, memory, self.usage.memory, self.priority)?;
-        limits.check_counts(scope, in_use, &self.usage)
+        let fits = limits.fit_memory(memory, self.usage.memory, self.priority)
+            && limits.fit_counts(in_use, &self.usage);
+        if fits { Ok(()) } else { Err(self.refusal(scope, limits, in_use)) }
+    }
+
+    /// The first resource that does not fit.
+    #[cold]
+    #[inline(never)]
+    fn refusal(&self, scope: Scope, limits: &ScopeLimits, in_use: &Usage) -> Refused {
+        let memory = in_use.memory.saturating_sub(self.idle_bytes);
+        let refused = limits
+            .check_memory(scope, memory, self.usage.memory, self.priority)
+            .and_then(|()| limits.check_counts(scope, in_use, &self.usage));
+        refused.expect_err("what does not fit is refused")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Limit;
+
+    /// The quick test and the one that has all the numbers agree, everywhere near a limit.
+    #[test]
+    fn what_fits_is_what_is_not_refused() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut refused = 0;
+        for _ in 0..200_000 {
+            let mut limit = || match random.u32(..8) {
+                0 => Limit::Unlimited,
+                1 => Limit::Blocked,
+                2 => Limit::Max(u64::MAX),
+                3 => Limit::Max(u32::MAX.into()),
+                _ => Limit::Max(random.u64(..6)),
+            };
+            let limits = ScopeLimits::unlimited()
+                .memory(limit())
+                .connections(limit())
+                .connections_inbound(limit())
+                .connections_outbound(limit())
+                .streams(limit())
+                .streams_inbound(limit())
+                .streams_outbound(limit())
+                .fds(limit());
+            let mut count = || match random.u32(..8) {
+                0 => u32::MAX,
+                1 => u32::MAX - 1,
+                _ => random.u32(..4),
+            };
+            let mut usage = || Usage {
+                memory: [count().into(), u64::MAX - 1][usize::from(count() == 3)],
+                connections_inbound: count(),
+                connections_outbound: count(),
+                streams_inbound: count(),
+                streams_outbound: count(),
+                fds: count(),
+            };
+            let (in_use, mut more) = (usage(), usage());
+            // Most requests are for one kind of thing.
+            match random.u32(..4) {
+                0 => more = Usage::of_memory(more.memory),
+                1 => more = Usage { connections_inbound: 1, fds: 1, ..Usage::default() },
+                2 => more = Usage { streams_outbound: 1, ..Usage::default() },
+                _ => {}
+            }
+            let priority = [Priority::Low, Priority::Critical][random.usize(..2)];
+            let request = Request::new(more).at(priority);
+            let slow = limits
+                .check_memory(Scope::System, in_use.memory, more.memory, priority)
+                .and_then(|()| limits.check_counts(Scope::System, &in_use, &more));
+            assert_eq!(request.check(Scope::System, Some(&limits), &in_use), slow);
+            refused += u32::from(slow.is_err());
+        }
+        assert!((50_000..150_000).contains(&refused), "{refused} of 200,000 refused");
     }
 }

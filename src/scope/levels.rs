@@ -1,0 +1,265 @@
+//! Every scope, its limits beside it, and the way up from a connection.
+
+use super::classes::{Class, ClassRef, Classes, Crossing, Crossings};
+use super::level::Level;
+use super::peers::{Peer, PeerRef, Peers};
+use super::{Hashed, LevelRef, Place, Realm, Standing};
+use crate::error::Scope;
+use crate::limits::{Limits, ScopeLimits};
+use crate::name::PeerKey;
+
+/// Every scope, and the limits of all.
+pub(super) struct Levels<M> {
+    pub(super) limits: Limits,
+    pub(super) realms: [RealmLevels<M>; 2],
+    pub(super) peers: Peers<M>,
+    pub(super) classes: Classes<M>,
+    pub(super) crossings: Crossings<M>,
+}
+
+/// The scopes that each realm has of its own.
+pub(super) struct RealmLevels<M> {
+    pub(super) system: Level<M>,
+    transient: Level<M>,
+}
+
+/// A scope above a connection, with the limits in force.
+pub(super) struct Rung<'a, M> {
+    pub(super) at: LevelRef,
+    pub(super) level: &'a mut Level<M>,
+    pub(super) limits: &'a ScopeLimits,
+}
+
+/// Scopes that nobody holds any more, to be dropped when no lock is held.
+#[must_use = "a scope may not be dropped under the lock"]
+pub(crate) struct Vacated<M> {
+    peer: Option<Box<Peer<M>>>,
+    class: Option<Box<Class<M>>>,
+    crossing: Option<Box<Crossing<M>>>,
+    others: Vec<Vacated<M>>,
+}
+
+impl<M> Levels<M> {
+    pub(super) fn new(limits: Limits, other_hash: u64) -> Self {
+        let realm = || RealmLevels { system: Level::new(), transient: Level::new() };
+        Self {
+            limits,
+            realms: [realm(), realm()],
+            peers: Peers::new(),
+            classes: Classes::new(other_hash),
+            crossings: Crossings::new(),
+        }
+    }
+
+    /// Visits the scopes that count a connection, in the order in which they are asked, until one
+    /// objects.
+    #[inline(always)]
+    pub(super) fn climb<E>(
+        &mut self,
+        place: Place,
+        standing: Standing,
+        mut visit: impl FnMut(Rung<'_, M>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self { limits, realms, peers, classes, crossings } = self;
+        let RealmLevels { system, transient } = &mut realms[place.realm as usize];
+        match place.peer() {
+            Some(at) => {
+                if let Some(Peer { level, own, .. }) = peers.get_mut(at) {
+                    let limits = own.as_deref().unwrap_or(&limits.peer);
+                    visit(Rung { at: LevelRef::Peer(at), level, limits })?;
+                }
+            }
+            None if standing == Standing::Present => {
+                let at = LevelRef::Transient(place.realm);
+                let limits = of_transient(limits, place.realm);
+                visit(Rung { at, level: transient, limits })?;
+            }
+            None => {}
+        }
+        if let Some(at) = place.class
+            && standing == Standing::Present
+            && let Some(Class { level, limits, peer_limits, .. }) = classes.get_mut(at)
+        {
+            if let Some(peer) = place.peer()
+                && let Some(Crossing { level, .. }) = crossings.get_mut(at, peer)
+            {
+                visit(Rung { at: LevelRef::ClassPeer(at, peer), level, limits: peer_limits })?;
+            }
+            visit(Rung { at: LevelRef::Class(at), level, limits })?;
+        }
+        let limits = of_system(limits, place.realm);
+        visit(Rung { at: LevelRef::System(place.realm), level: system, limits })
+    }
+
+    /// Does something with one scope and its limits, if it is there.
+    pub(super) fn with<R>(
+        &mut self,
+        at: LevelRef,
+        f: impl FnOnce(&mut Level<M>, &ScopeLimits) -> R,
+    ) -> Option<R> {
+        let Self { limits, realms, peers, classes, crossings } = self;
+        Some(match at {
+            LevelRef::System(realm) => {
+                f(&mut realms[realm as usize].system, of_system(limits, realm))
+            }
+            LevelRef::Transient(realm) => {
+                f(&mut realms[realm as usize].transient, of_transient(limits, realm))
+            }
+            LevelRef::Peer(peer) => {
+                let Peer { level, own, .. } = peers.get_mut(peer)?;
+                f(level, own.as_deref().unwrap_or(&limits.peer))
+            }
+            LevelRef::Class(class) => {
+                let Class { level, limits, .. } = classes.get_mut(class)?;
+                f(level, limits)
+            }
+            LevelRef::ClassPeer(class, peer) => {
+                let limits = &classes.get(class)?.peer_limits;
+                f(&mut crossings.get_mut(class, peer)?.level, limits)
+            }
+        })
+    }
+
+    /// Takes over new limits, and answers what they replace.
+    pub(super) fn set_limits(
+        &mut self,
+        limits: Limits,
+        hash: impl Fn(&[u8]) -> u64,
+    ) -> (Limits, Vec<Box<ScopeLimits>>) {
+        let old = std::mem::replace(&mut self.limits, limits);
+        let Self { limits, peers, classes, .. } = self;
+        let mut own = Vec::new();
+        for key in old.peers.keys().chain(limits.peers.keys()).map(PeerKey::as_bytes) {
+            let found = peers.find(hash(key), key);
+            if let Some(peer) = found.and_then(|at| peers.get_mut(at)) {
+                own.extend(std::mem::replace(&mut peer.own, limits.own_of(key)));
+            }
+        }
+        classes.set_limits(limits);
+        (old, own)
+    }
+
+    /// Gives one peer limits of its own, or takes them from it.
+    pub(super) fn set_peer_limits(
+        &mut self,
+        hash: u64,
+        key: &PeerKey,
+        limits: Option<ScopeLimits>,
+    ) -> Option<ScopeLimits> {
+        let before = match limits {
+            Some(limits) => self.limits.peers.insert(key.clone(), limits),
+            None => self.limits.peers.remove(key),
+        };
+        let found = self.peers.find(hash, key.as_bytes());
+        if let Some(peer) = found.and_then(|at| self.peers.get_mut(at)) {
+            peer.own = limits.map(Box::new);
+        }
+        before
+    }
+}
+
+impl<M> Rung<'_, M> {
+    #[inline]
+    pub(super) fn scope(&self) -> Scope {
+        self.at.scope()
+    }
+}
+
+/// Holding and letting go.
+impl<M> Levels<M> {
+    pub(super) fn hold_peer(&mut self, peer: Hashed<'_, [u8]>) -> PeerRef {
+        let Self { limits, peers, .. } = self;
+        peers.hold(peer.hash, peer.name, || limits.own_of(peer.name))
+    }
+
+    pub(super) fn hold_class(&mut self, class: Hashed<'_, str>) -> ClassRef {
+        let Self { limits, classes, .. } = self;
+        classes.hold(class.hash, class.name, limits)
+    }
+
+    /// Lets go of a class, and of the peer's part of it if the peer is known.
+    pub(super) fn release_class(
+        &mut self,
+        class: Option<ClassRef>,
+        peer: Option<PeerRef>,
+    ) -> Vacated<M> {
+        let Some(class) = class else { return Vacated::none() };
+        Vacated {
+            crossing: peer.and_then(|peer| self.crossings.release(class, peer)),
+            class: self.classes.release(class),
+            ..Vacated::none()
+        }
+    }
+
+    pub(super) fn release_crossing(&mut self, class: ClassRef, peer: PeerRef) -> Vacated<M> {
+        Vacated { crossing: self.crossings.release(class, peer), ..Vacated::none() }
+    }
+
+    pub(super) fn release_peer(&mut self, peer: Option<PeerRef>) -> Vacated<M> {
+        Vacated { peer: peer.and_then(|peer| self.peers.release(peer)), ..Vacated::none() }
+    }
+
+    /// Holds a scope and those that it belongs to, if it is still there.
+    pub(super) fn hold(&mut self, level: LevelRef) -> bool {
+        if self.with(level, |_, _| ()).is_none() {
+            return false;
+        }
+        match level {
+            LevelRef::System(_) | LevelRef::Transient(_) => {}
+            LevelRef::Peer(peer) => self.peers.hold_again(peer),
+            LevelRef::Class(class) => self.classes.hold_again(class),
+            LevelRef::ClassPeer(class, peer) => {
+                self.peers.hold_again(peer);
+                self.classes.hold_again(class);
+                self.crossings.hold(class, peer);
+            }
+        }
+        true
+    }
+
+    /// Lets go of what [`hold`](Self::hold) holds.
+    pub(super) fn release(&mut self, level: LevelRef) -> Vacated<M> {
+        match level {
+            LevelRef::System(_) | LevelRef::Transient(_) => Vacated::none(),
+            LevelRef::Peer(peer) => self.release_peer(Some(peer)),
+            LevelRef::Class(class) => self.release_class(Some(class), None),
+            LevelRef::ClassPeer(class, peer) => {
+                let mut vacated = self.release_class(Some(class), Some(peer));
+                vacated.merge(self.release_peer(Some(peer)));
+                vacated
+            }
+        }
+    }
+}
+
+impl<M> Vacated<M> {
+    pub(crate) fn none() -> Self {
+        Self { peer: None, class: None, crossing: None, others: Vec::new() }
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        match other {
+            Self { peer: Some(peer), class: None, crossing: None, others }
+                if self.peer.is_none() && others.is_empty() =>
+            {
+                self.peer = Some(peer);
+            }
+            Self { peer: None, class: None, crossing: None, others } if others.is_empty() => {}
+            other => self.others.push(other),
+        }
+    }
+}
+
+fn of_system(limits: &Limits, realm: Realm) -> &ScopeLimits {
+    match realm {
+        Realm::Ordinary => &limits.system,
+        Realm::Allowlisted => &limits.allowlisted_system,
+    }
+}
+
+fn of_transient(limits: &Limits, realm: Realm) -> &ScopeLimits {
+    match realm {
+        Realm::Ordinary => &limits.transient,
+        Realm::Allowlisted => &limits.allowlisted_transient,
+    }
+}
