@@ -157,14 +157,6 @@ impl Limits {
         self.classes.contains_key(name) || self.class_peers.contains_key(name)
     }
 
-    /// The limits that a peer has of its own.
-    pub(crate) fn own_of(&self, peer: &[u8]) -> Option<Box<ScopeLimits>> {
-        if self.peers.is_empty() {
-            return None;
-        }
-        self.peers.get(peer).copied().map(Box::new)
-    }
-
     /// Whether a governor can take these limits.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         for name in self.classes.keys().chain(self.class_peers.keys()) {

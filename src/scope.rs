@@ -307,9 +307,9 @@ impl<M: Clone> Drop for Pressure<'_, M> {
             return;
         }
         let mut scopes = self.tree.scopes.lock();
-        scopes.levels.with(self.level, |level, limits| {
+        scopes.levels.with(self.level, |level, bounds| {
             level.pressing -= 1;
-            level.relax(limits);
+            level.relax(bounds);
         });
         let vacated = scopes.levels.release(self.level);
         drop(scopes);

@@ -1,4 +1,7 @@
-//! How much of each resource a scope uses: a vector that is added and subtracted as one.
+//! How much of each resource a scope uses: a vector that is added, subtracted and compared as one.
+
+use crate::limit::Limit;
+use crate::name::Direction;
 
 /// How much of each resource is in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,31 +31,158 @@ impl Usage {
     pub fn streams(&self) -> u64 {
         u64::from(self.streams_inbound) + u64::from(self.streams_outbound)
     }
+}
 
-    pub(crate) fn of_memory(memory: u64) -> Self {
-        Self { memory, ..Self::default() }
+/// What is counted besides memory, each in a lane of its own: sums too, so that all lanes are added
+/// and compared alike, which compilers turn into a few vector instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Lane {
+    Connections,
+    ConnectionsInbound,
+    ConnectionsOutbound,
+    Fds,
+    Streams,
+    StreamsInbound,
+    StreamsOutbound,
+}
+
+/// Seven lanes, and one to make the vector whole.
+const LANES: usize = 8;
+
+/// A [`Usage`] in the form in which scopes keep it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) memory: u64,
+    counts: [u32; LANES],
+}
+
+impl Tally {
+    #[inline]
+    pub(crate) const fn of_memory(memory: u64) -> Self {
+        Self { memory, counts: [0; LANES] }
+    }
+
+    /// What a connection counts for by merely existing.
+    #[inline]
+    pub(crate) fn of_connection(direction: Direction, fd: bool) -> Self {
+        let mut tally = Self::default();
+        tally.counts[Lane::Connections as usize] = 1;
+        tally.counts[match direction {
+            Direction::Inbound => Lane::ConnectionsInbound,
+            Direction::Outbound => Lane::ConnectionsOutbound,
+        } as usize] = 1;
+        tally.counts[Lane::Fds as usize] = u32::from(fd);
+        tally
+    }
+
+    /// What so many streams count for.
+    #[inline]
+    pub(crate) fn of_streams(inbound: u32, outbound: u32) -> Self {
+        let mut tally = Self::default();
+        // Every stream is charged to the system, which counts them in 32 bits.
+        tally.counts[Lane::Streams as usize] = inbound + outbound;
+        tally.counts[Lane::StreamsInbound as usize] = inbound;
+        tally.counts[Lane::StreamsOutbound as usize] = outbound;
+        tally
+    }
+
+    /// What one stream counts for.
+    pub(crate) fn of_stream(direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => Self::of_streams(1, 0),
+            Direction::Outbound => Self::of_streams(0, 1),
+        }
+    }
+
+    pub(crate) fn count(&self, lane: Lane) -> u32 {
+        self.counts[lane as usize]
+    }
+
+    #[inline]
+    #[must_use]
+    pub(crate) fn with_memory(self, memory: u64) -> Self {
+        Self { memory, ..self }
     }
 
     /// Adds `more`, which the limits have admitted.
     #[inline]
-    pub(crate) fn add(&mut self, more: &Usage) {
+    pub(crate) fn add(&mut self, more: &Tally) {
         self.memory += more.memory;
-        self.connections_inbound += more.connections_inbound;
-        self.connections_outbound += more.connections_outbound;
-        self.streams_inbound += more.streams_inbound;
-        self.streams_outbound += more.streams_outbound;
-        self.fds += more.fds;
+        for (count, more) in self.counts.iter_mut().zip(&more.counts) {
+            *count += more;
+        }
     }
 
     /// Subtracts `less`, which was added before.
     #[inline]
-    pub(crate) fn sub(&mut self, less: &Usage) {
+    pub(crate) fn sub(&mut self, less: &Tally) {
         debug_assert!(self.memory >= less.memory, "memory given back that was never charged");
         self.memory -= less.memory;
-        self.connections_inbound -= less.connections_inbound;
-        self.connections_outbound -= less.connections_outbound;
-        self.streams_inbound -= less.streams_inbound;
-        self.streams_outbound -= less.streams_outbound;
-        self.fds -= less.fds;
+        for (count, less) in self.counts.iter_mut().zip(&less.counts) {
+            *count -= less;
+        }
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            memory: self.memory,
+            connections_inbound: self.count(Lane::ConnectionsInbound),
+            connections_outbound: self.count(Lane::ConnectionsOutbound),
+            streams_inbound: self.count(Lane::StreamsInbound),
+            streams_outbound: self.count(Lane::StreamsOutbound),
+            fds: self.count(Lane::Fds),
+        }
+    }
+}
+
+/// The limits of a scope in the form in which they are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ceilings {
+    memory: u64,
+    counts: [u32; LANES],
+}
+
+impl Ceilings {
+    /// Only what can be counted at all is in the way.
+    pub(crate) const NONE: Self = Self { memory: u64::MAX, counts: [u32::MAX; LANES] };
+
+    pub(crate) fn new(memory: Limit, count: impl Fn(Lane) -> Limit) -> Self {
+        let lanes = [
+            Lane::Connections,
+            Lane::ConnectionsInbound,
+            Lane::ConnectionsOutbound,
+            Lane::Fds,
+            Lane::Streams,
+            Lane::StreamsInbound,
+            Lane::StreamsOutbound,
+        ];
+        let mut ceilings = Self { memory: memory.max(), ..Self::NONE };
+        for lane in lanes {
+            // Counts are kept in 32 bits, so they end there even where they are unlimited.
+            ceilings.counts[lane as usize] = count(lane).max().try_into().unwrap_or(u32::MAX);
+        }
+        ceilings
+    }
+
+    /// Whether `more` fits on top of `in_use`, of which `idle_bytes` are to be used again, with
+    /// `share` of the memory limit to fill.
+    #[inline(always)]
+    pub(crate) fn fit(
+        &self,
+        in_use: &Tally,
+        more: &Tally,
+        idle_bytes: u64,
+        share: impl FnOnce(u64) -> u64,
+    ) -> bool {
+        let memory = in_use.memory.saturating_sub(idle_bytes).checked_add(more.memory);
+        let memory = more.memory == 0 || memory.is_some_and(|memory| memory <= share(self.memory));
+        let mut counts = true;
+        for lane in 0..LANES {
+            let (now, more) = (in_use.counts[lane], more.counts[lane]);
+            let then = now.wrapping_add(more);
+            counts &= (more == 0) | ((then >= now) & (then <= self.counts[lane]));
+        }
+        memory & counts
     }
 }

@@ -60,10 +60,11 @@ fn unsafe_lives_in_the_arena_and_the_lease() {
 /// Imports run one way: no file names one that stands above it.
 #[test]
 fn imports_run_one_way() {
-    let floors: [&[&str]; 14] = [
-        &["sync", "usage", "limit", "clock", "priority"],
+    let floors: [&[&str]; 15] = [
+        &["sync", "limit", "clock", "priority"],
         &["error"],
         &["name", "magazine"],
+        &["usage"],
         &["limits", "keyed"],
         &["registry", "scope", "arena", "subnet"],
         &["report"],

@@ -1,7 +1,7 @@
 //! How a connection comes in, and how it turns out to be somebody in particular.
 
 use super::attempt::{Errand, Halt, Halted};
-use super::ledger::{Ledger, Phase, one_connection};
+use super::ledger::{Ledger, Phase};
 use super::remote::Remote;
 use super::{Connection, Shared, Terms};
 use crate::error::{AdmitError, BindError, Scope};
@@ -10,7 +10,7 @@ use crate::name::{Direction, Source};
 use crate::scope::{Hashed, Place, Realm, Request, Shortfall};
 use crate::subnet::Enforcement;
 use crate::sync::{Arc, Mutex};
-use crate::usage::Usage;
+use crate::usage::Tally;
 
 /// What the tree and the subnets have granted.
 struct Admitted {
@@ -183,7 +183,7 @@ impl Connection {
                 return Err(Halt::Refused(refused));
             }
             let mut line = self.line(ledger);
-            line.change_realm(Realm::Ordinary, &own, &Request::new(Usage::default()), self.id)
+            line.change_realm(Realm::Ordinary, &own, &Request::new(Tally::default()), self.id)
                 .map_err(|shortfall| Halt::Refused(shortfall.refused))?;
             if let Some(refused) = by_subnet {
                 line.count_observed(&refused);
@@ -214,7 +214,7 @@ impl Connection {
             }
             Err(refused) => {
                 let mut line = self.line(ledger);
-                let none = Request::new(Usage::default());
+                let none = Request::new(Tally::default());
                 if !is_allowlisted
                     || line.change_realm(Realm::Allowlisted, &own, &none, self.id).is_err()
                 {
@@ -240,11 +240,10 @@ fn attempt_admit(
     now: std::time::Duration,
     errand: &mut Errand<'_>,
 ) -> Result<Admitted, Halt> {
-    let own = Usage::default();
-    let request = Request::new(Usage {
-        memory: terms.weight_bytes,
-        ..one_connection(terms.direction, terms.fd)
-    });
+    let own = Tally::default();
+    let request = Request::new(
+        Tally::of_connection(terms.direction, terms.fd).with_memory(terms.weight_bytes),
+    );
     let address = terms.source.as_ref().and_then(Source::ip);
     let entrance = address
         .filter(|_| terms.direction == Direction::Inbound)

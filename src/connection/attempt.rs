@@ -17,7 +17,7 @@ use crate::magazine::{Hold, Tight, Word};
 use crate::priority::Priority;
 use crate::scope::{ClassRef, LevelRef, Pressure, Realm, Request, Shortfall};
 use crate::sync::Arc;
-use crate::usage::Usage;
+use crate::usage::Tally;
 
 /// Why an attempt stopped.
 pub(super) enum Halt {
@@ -244,7 +244,7 @@ impl Connection {
             } else if self.has_idle(ledger, class) {
                 idle_bytes = bytes;
             }
-            let request = Request { usage: Usage::of_memory(bytes), idle_bytes, priority };
+            let request = Request { usage: Tally::of_memory(bytes), idle_bytes, priority };
             let weigh = if idle_bytes > 0 { Weigh::Charge } else { Weigh::ChargeBlock(class) };
             let tight = match self.weigh(ledger, account, &request, errand, weigh)? {
                 Weighed::Charged { tight } => tight,
@@ -288,7 +288,7 @@ impl Connection {
             return Err(Halt::Closed);
         }
         self.keep(ledger);
-        let request = Request::new(Usage::of_memory(bytes as u64)).at(priority);
+        let request = Request::new(Tally::of_memory(bytes as u64)).at(priority);
         if errand.mapping.is_none() {
             while self.weigh(ledger, account, &request, errand, Weigh::Check)? == Weighed::Flushed {
             }
@@ -453,7 +453,7 @@ impl Connection {
             if let Some(of) = stream_class_mut(ledger, account) {
                 of.memory -= bytes;
             }
-            self.line(ledger).credit_stream(class, &Usage::of_memory(bytes));
+            self.line(ledger).credit_stream(class, &Tally::of_memory(bytes));
         }
     }
 
@@ -494,7 +494,7 @@ impl Connection {
         // Off the scopes and off their lists in one step: an entry stands exactly while there may
         // be idle memory behind it.
         let mut line = self.line(ledger);
-        line.credit(&Usage::of_memory(bytes));
+        line.credit(&Tally::of_memory(bytes));
         let unlisted = if ledger.listed && !may_cache {
             ledger.listed = false;
             line.unlist(self.id)
@@ -532,7 +532,7 @@ impl Connection {
     pub(super) fn credit(&self, ledger: &mut Ledger, bytes: u64) {
         if bytes > 0 {
             ledger.memory -= bytes;
-            self.line(ledger).credit(&Usage::of_memory(bytes));
+            self.line(ledger).credit(&Tally::of_memory(bytes));
         }
     }
 

@@ -3,13 +3,13 @@
 use super::Connection;
 use super::account::StreamAccount;
 use super::attempt::Halt;
-use super::ledger::{Ledger, Phase, Stream, StreamClass, one_stream};
+use super::ledger::{Ledger, Phase, Stream, StreamClass};
 use crate::error::{BindError, LeaseError, Scope};
 use crate::name::Direction;
 use crate::priority::Priority;
 use crate::scope::Request;
 use crate::sync::Arc;
-use crate::usage::Usage;
+use crate::usage::Tally;
 
 /// Reservations.
 impl Connection {
@@ -26,7 +26,7 @@ impl Connection {
             if ledger.phase != Phase::Open {
                 return Err(Halt::Closed);
             }
-            let request = Request::new(Usage::of_memory(bytes)).at(priority);
+            let request = Request::new(Tally::of_memory(bytes)).at(priority);
             self.charge(&mut ledger, account, &request, errand)?;
             ledger.reserved += bytes;
             drop(ledger);
@@ -46,7 +46,7 @@ impl Connection {
         if ledger.phase == Phase::Open {
             ledger.reserved -= bytes;
             ledger.memory -= bytes;
-            self.line(ledger).credit(&Usage::of_memory(bytes));
+            self.line(ledger).credit(&Tally::of_memory(bytes));
         }
     }
 }
@@ -63,9 +63,9 @@ impl Connection {
             if ledger.phase != Phase::Open {
                 return Err(Halt::Closed);
             }
-            let more = one_stream(direction);
+            let more = Tally::of_stream(direction);
             let (limits, observes) = self.shared.tree.stream_limits();
-            let by_stream = limits.check_counts(Scope::Stream, &Usage::default(), &more).err();
+            let by_stream = limits.check_counts(Scope::Stream, &Tally::default(), &more).err();
             if let Some(refused) = by_stream
                 && !observes
             {
@@ -99,7 +99,7 @@ impl Connection {
             if stream.class.is_some() {
                 return Err(BindError::AlreadyBound);
             }
-            let usage = Usage { memory: most, ..stream.counts() };
+            let usage = stream.counts().with_memory(most);
             let class = match line.bind_stream(name, &usage) {
                 Ok(Some(class)) => class,
                 Ok(None) => return Ok(()),
@@ -110,7 +110,7 @@ impl Connection {
                 }
             };
             let memory = account.set_classed();
-            line.credit_stream(class, &Usage::of_memory(most - memory));
+            line.credit_stream(class, &Tally::of_memory(most - memory));
             stream.class = Some(StreamClass { class, memory });
             Ok(())
         })();
@@ -147,7 +147,7 @@ impl Connection {
             let less = bytes.min(of.memory);
             of.memory -= less;
             let class = of.class;
-            self.line(ledger).credit_stream(class, &Usage::of_memory(less));
+            self.line(ledger).credit_stream(class, &Tally::of_memory(less));
         }
         let reaped = self.reap_stream(ledger, key);
         drop(guard);
@@ -163,11 +163,11 @@ impl Connection {
         if ledger.phase != Phase::Gone {
             *ledger.streams_mut(direction) -= 1;
             let mut line = self.line(ledger);
-            line.credit(&one_stream(direction));
+            line.credit(&Tally::of_stream(direction));
             if let Some(stream) = ledger.stream_mut(key) {
                 stream.open = false;
                 if let Some(of) = stream.class {
-                    line.credit_stream(of.class, &one_stream(direction));
+                    line.credit_stream(of.class, &Tally::of_stream(direction));
                 }
             }
         } else if let Some(stream) = ledger.stream_mut(key) {
@@ -183,7 +183,7 @@ impl Connection {
         let reaped = ledger.reap_stream(key)?;
         if let Some(of) = reaped.class {
             let mut line = self.line(ledger);
-            line.credit_stream(of.class, &Usage::of_memory(of.memory));
+            line.credit_stream(of.class, &Tally::of_memory(of.memory));
             let vacated = line.release_stream(of.class);
             drop(line);
             drop(vacated);

@@ -11,7 +11,7 @@ use crate::magazine::Hold;
 use crate::report::Reclaimed;
 use crate::scope::{PeerRef, Vacated};
 use crate::sync::{Arc, MutexGuard};
-use crate::usage::Usage;
+use crate::usage::Tally;
 
 /// Who closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl Connection {
         ends_now: bool,
         aftermath: &mut Aftermath,
     ) {
-        let ended = Usage { memory: bytes, ..ledger.usage() };
+        let ended = ledger.usage().with_memory(bytes);
         ledger.memory -= bytes;
         let mut line = self.line(ledger);
         if std::mem::take(&mut ledger.listed) {
@@ -153,7 +153,7 @@ impl Connection {
         let mut vacated = None;
         for stream in ledger.streams() {
             let Some(of) = &mut stream.class else { continue };
-            line.credit_stream(of.class, &Usage::of_memory(std::mem::take(&mut of.memory)));
+            line.credit_stream(of.class, &Tally::of_memory(std::mem::take(&mut of.memory)));
             if ends_now {
                 let class = of.class;
                 line.credit_stream(class, &stream.counts());
@@ -162,10 +162,10 @@ impl Connection {
             }
         }
         if !ends_now {
-            line.credit(&Usage::of_memory(bytes));
+            line.credit(&Tally::of_memory(bytes));
             return;
         }
-        let departed = line.depart(&ended, &Usage::of_memory(ledger.memory));
+        let departed = line.depart(&ended, &Tally::of_memory(ledger.memory));
         drop(line);
         aftermath.vacated = Some(match vacated {
             Some(mut vacated) => {

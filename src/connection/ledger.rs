@@ -11,7 +11,7 @@ use super::wakers::Wakers;
 use crate::name::{Direction, Source};
 use crate::scope::{ClassRef, Place, StreamShare};
 use crate::sync::Arc;
-use crate::usage::Usage;
+use crate::usage::Tally;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -79,27 +79,9 @@ pub(super) struct StreamClass {
 
 impl Stream {
     /// What the stream counts for by merely existing.
-    pub(super) fn counts(&self) -> Usage {
-        if self.open { one_stream(self.direction) } else { Usage::default() }
+    pub(super) fn counts(&self) -> Tally {
+        if self.open { Tally::of_stream(self.direction) } else { Tally::default() }
     }
-}
-
-/// What a stream counts for.
-pub(super) fn one_stream(direction: Direction) -> Usage {
-    match direction {
-        Direction::Inbound => Usage { streams_inbound: 1, ..Usage::default() },
-        Direction::Outbound => Usage { streams_outbound: 1, ..Usage::default() },
-    }
-}
-
-/// What a connection counts for.
-pub(super) fn one_connection(direction: Direction, fd: bool) -> Usage {
-    let mut counts = Usage { fds: u32::from(fd), ..Usage::default() };
-    match direction {
-        Direction::Inbound => counts.connections_inbound = 1,
-        Direction::Outbound => counts.connections_outbound = 1,
-    }
-    counts
 }
 
 impl Ledger {
@@ -125,15 +107,14 @@ impl Ledger {
     }
 
     /// Everything the connection is charged for.
-    pub(super) fn usage(&self) -> Usage {
+    pub(super) fn usage(&self) -> Tally {
         match self.phase {
-            Phase::Open | Phase::Closed => Usage {
-                memory: self.memory,
-                streams_inbound: self.streams_inbound,
-                streams_outbound: self.streams_outbound,
-                ..one_connection(self.direction, self.fd)
-            },
-            Phase::Gone => Usage::of_memory(self.memory),
+            Phase::Open | Phase::Closed => {
+                let mut tally = Tally::of_connection(self.direction, self.fd);
+                tally.add(&Tally::of_streams(self.streams_inbound, self.streams_outbound));
+                tally.with_memory(self.memory)
+            }
+            Phase::Gone => Tally::of_memory(self.memory),
         }
     }
 
@@ -186,7 +167,7 @@ impl Ledger {
         let mut shares: Vec<StreamShare> = Vec::new();
         for stream in self.tables.iter().flat_map(|tables| tables.streams.values()) {
             let Some(StreamClass { class, memory }) = stream.class else { continue };
-            let usage = Usage { memory, ..stream.counts() };
+            let usage = stream.counts().with_memory(memory);
             match shares.iter_mut().find(|share| share.class == class) {
                 Some(share) => {
                     share.usage.add(&usage);

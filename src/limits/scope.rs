@@ -3,7 +3,7 @@
 use crate::error::{Refused, Resource, Scope};
 use crate::limit::Limit;
 use crate::priority::Priority;
-use crate::usage::Usage;
+use crate::usage::{Ceilings, Lane, Tally};
 
 /// The limits of one scope, resource by resource.
 ///
@@ -85,52 +85,17 @@ impl ScopeLimits {
         fds,
     }
 
-    /// Whether [`check_memory`](Self::check_memory) has no objection, without the numbers.
-    #[inline(always)]
-    pub(crate) fn fit_memory(&self, in_use: u64, requested: u64, priority: Priority) -> bool {
-        requested == 0
-            || in_use
-                .checked_add(requested)
-                .is_some_and(|total| total <= priority.share_of(self.memory.max()))
-    }
-
-    /// Whether [`check_counts`](Self::check_counts) has no objection, without the numbers.
-    #[inline(always)]
-    pub(crate) fn fit_counts(&self, usage: &Usage, more: &Usage) -> bool {
-        /// Counts are kept in 32 bits.
-        #[inline(always)]
-        fn fits(limit: Limit, in_use: u64, more: u64) -> bool {
-            more == 0 || in_use + more <= limit.max().min(u32::MAX.into())
-        }
-        let connections = |limits: &Self| {
-            fits(limits.connections, usage.connections(), more.connections())
-                && fits(
-                    limits.connections_inbound,
-                    usage.connections_inbound.into(),
-                    more.connections_inbound.into(),
-                )
-                && fits(
-                    limits.connections_outbound,
-                    usage.connections_outbound.into(),
-                    more.connections_outbound.into(),
-                )
-                && fits(limits.fds, usage.fds.into(), more.fds.into())
-        };
-        let streams = |limits: &Self| {
-            fits(limits.streams, usage.streams(), more.streams())
-                && fits(
-                    limits.streams_inbound,
-                    usage.streams_inbound.into(),
-                    more.streams_inbound.into(),
-                )
-                && fits(
-                    limits.streams_outbound,
-                    usage.streams_outbound.into(),
-                    more.streams_outbound.into(),
-                )
-        };
-        (more.connections() == 0 && more.fds == 0 || connections(self))
-            && (more.streams() == 0 || streams(self))
+    /// The limits in the form in which they are compared.
+    pub(crate) fn ceilings(&self) -> Ceilings {
+        Ceilings::new(self.memory, |lane| match lane {
+            Lane::Connections => self.connections,
+            Lane::ConnectionsInbound => self.connections_inbound,
+            Lane::ConnectionsOutbound => self.connections_outbound,
+            Lane::Fds => self.fds,
+            Lane::Streams => self.streams,
+            Lane::StreamsInbound => self.streams_inbound,
+            Lane::StreamsOutbound => self.streams_outbound,
+        })
     }
 
     /// Whether `requested` more bytes fit on top of `in_use` at a priority.
@@ -153,50 +118,27 @@ impl ScopeLimits {
         Err(refused.at(priority))
     }
 
-    /// Whether the counts of `more` fit on top of `usage`; if not, the first that does not.
-    #[inline]
+    /// Whether the counts of `more` fit on top of `in_use`; if not, the first that does not.
     pub(crate) fn check_counts(
         &self,
         scope: Scope,
-        usage: &Usage,
-        more: &Usage,
+        in_use: &Tally,
+        more: &Tally,
     ) -> Result<(), Refused> {
-        if *more == Usage::of_memory(more.memory) {
-            return Ok(());
-        }
         let rows = [
-            (Resource::Connections, self.connections, usage.connections(), more.connections()),
-            (
-                Resource::ConnectionsInbound,
-                self.connections_inbound,
-                usage.connections_inbound.into(),
-                more.connections_inbound.into(),
-            ),
-            (
-                Resource::ConnectionsOutbound,
-                self.connections_outbound,
-                usage.connections_outbound.into(),
-                more.connections_outbound.into(),
-            ),
-            (Resource::Streams, self.streams, usage.streams(), more.streams()),
-            (
-                Resource::StreamsInbound,
-                self.streams_inbound,
-                usage.streams_inbound.into(),
-                more.streams_inbound.into(),
-            ),
-            (
-                Resource::StreamsOutbound,
-                self.streams_outbound,
-                usage.streams_outbound.into(),
-                more.streams_outbound.into(),
-            ),
-            (Resource::Fds, self.fds, usage.fds.into(), more.fds.into()),
+            (Resource::Connections, self.connections, Lane::Connections),
+            (Resource::ConnectionsInbound, self.connections_inbound, Lane::ConnectionsInbound),
+            (Resource::ConnectionsOutbound, self.connections_outbound, Lane::ConnectionsOutbound),
+            (Resource::Streams, self.streams, Lane::Streams),
+            (Resource::StreamsInbound, self.streams_inbound, Lane::StreamsInbound),
+            (Resource::StreamsOutbound, self.streams_outbound, Lane::StreamsOutbound),
+            (Resource::Fds, self.fds, Lane::Fds),
         ];
-        for (resource, limit, in_use, requested) in rows {
+        for (resource, limit, lane) in rows {
+            let (in_use, requested) = (in_use.count(lane).into(), more.count(lane).into());
             // Counts are kept in 32 bits, so they end there even where they are unlimited.
             let counted = in_use + requested <= u32::MAX.into();
-            if !limit.admits(in_use, requested) || !counted {
+            if requested > 0 && !(limit.admits(in_use, requested) && counted) {
                 return Err(Refused::new(scope, resource, limit, in_use, requested));
             }
         }

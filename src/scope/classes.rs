@@ -11,9 +11,10 @@ use hashbrown::HashTable;
 
 use super::level::Level;
 use super::peers::PeerRef;
+use super::request::Bounds;
 use super::{PARTS, part_of};
 use crate::keyed::shrink;
-use crate::limits::{Limits, ScopeLimits};
+use crate::limits::Limits;
 
 /// How many classes without limits of their own can exist at once.
 const MOST_UNLISTED: usize = 256;
@@ -45,8 +46,8 @@ pub(super) struct Class<M> {
     name: Box<str>,
     /// Whether the limits name it.
     listed: bool,
-    pub(super) limits: ScopeLimits,
-    pub(super) peer_limits: ScopeLimits,
+    pub(super) bounds: Bounds,
+    pub(super) peer_bounds: Bounds,
     pub(super) level: Level<M>,
 }
 
@@ -85,8 +86,8 @@ impl<M> Classes<M> {
             holders: 1,
             name: name.into(),
             listed,
-            limits: *limits.of_class(name),
-            peer_limits: *limits.of_class_peer(name),
+            bounds: Bounds::new(*limits.of_class(name)),
+            peer_bounds: Bounds::new(*limits.of_class_peer(name)),
             level: Level::new(),
         };
         let free = self.scopes.iter().position(Option::is_none);
@@ -152,8 +153,8 @@ impl<M> Classes<M> {
         self.unlisted = 0;
         for class in self.scopes.iter_mut().flatten() {
             class.listed = limits.names_class(&class.name);
-            class.limits = *limits.of_class(&class.name);
-            class.peer_limits = *limits.of_class_peer(&class.name);
+            class.bounds = Bounds::new(*limits.of_class(&class.name));
+            class.peer_bounds = Bounds::new(*limits.of_class_peer(&class.name));
             self.unlisted += usize::from(!class.listed);
         }
     }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::request::Bounds;
 use crate::error::{Refused, Resource};
-use crate::limits::ScopeLimits;
-use crate::usage::Usage;
+use crate::usage::Tally;
 
 /// One scope's use and pressure. Its limits are found in the tree's.
 pub(super) struct Level<M> {
-    pub(super) usage: Usage,
+    pub(super) usage: Tally,
     /// How many requests press on this scope right now.
     pub(super) pressing: u32,
     pub(super) tight: bool,
@@ -18,20 +18,20 @@ pub(super) struct Level<M> {
 
 impl<M> Level<M> {
     pub(super) fn new() -> Self {
-        Self { usage: Usage::default(), pressing: 0, tight: false, caching: BTreeMap::new() }
+        Self { usage: Tally::default(), pressing: 0, tight: false, caching: BTreeMap::new() }
     }
 
     #[inline]
-    pub(super) fn sub(&mut self, less: &Usage, limits: &ScopeLimits) {
+    pub(super) fn sub(&mut self, less: &Tally, bounds: &Bounds) {
         self.usage.sub(less);
-        self.relax(limits);
+        self.relax(bounds);
     }
 
     /// Ends tightness once there is room again and nobody presses.
     #[inline]
-    pub(super) fn relax(&mut self, limits: &ScopeLimits) {
+    pub(super) fn relax(&mut self, bounds: &Bounds) {
         if self.tight && self.pressing == 0 {
-            let limit = limits.memory.max();
+            let limit = bounds.limits.memory.max();
             self.tight = self.usage.memory > limit - limit / 8;
         }
     }

@@ -3,7 +3,8 @@
 use super::classes::{Class, ClassRef, Classes, Crossing, Crossings};
 use super::level::Level;
 use super::peers::{Peer, PeerRef, Peers};
-use super::{Hashed, LevelRef, Place, Realm, Standing};
+use super::request::Bounds;
+use super::{Hashed, LevelRef, Place, Standing};
 use crate::error::Scope;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::PeerKey;
@@ -11,10 +12,23 @@ use crate::name::PeerKey;
 /// Every scope, and the limits of all.
 pub(super) struct Levels<M> {
     pub(super) limits: Limits,
+    pub(super) bounds: AllBounds,
     pub(super) realms: [RealmLevels<M>; 2],
     pub(super) peers: Peers<M>,
     pub(super) classes: Classes<M>,
     pub(super) crossings: Crossings<M>,
+}
+
+/// The limits of the scopes that always exist, and of a peer that has none of its own.
+pub(super) struct AllBounds {
+    pub(super) connection: Bounds,
+    pub(super) peer: Bounds,
+    realms: [RealmBounds; 2],
+}
+
+struct RealmBounds {
+    system: Bounds,
+    transient: Bounds,
 }
 
 /// The scopes that each realm has of its own.
@@ -27,7 +41,7 @@ pub(super) struct RealmLevels<M> {
 pub(super) struct Rung<'a, M> {
     pub(super) at: LevelRef,
     pub(super) level: &'a mut Level<M>,
-    pub(super) limits: &'a ScopeLimits,
+    pub(super) bounds: &'a Bounds,
 }
 
 /// Scopes that nobody holds any more, to be dropped when no lock is held.
@@ -43,6 +57,7 @@ impl<M> Levels<M> {
     pub(super) fn new(limits: Limits, other_hash: u64) -> Self {
         let realm = || RealmLevels { system: Level::new(), transient: Level::new() };
         Self {
+            bounds: AllBounds::new(&limits),
             limits,
             realms: [realm(), realm()],
             peers: Peers::new(),
@@ -60,62 +75,62 @@ impl<M> Levels<M> {
         standing: Standing,
         mut visit: impl FnMut(Rung<'_, M>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { limits, realms, peers, classes, crossings } = self;
+        let Self { bounds: all, realms, peers, classes, crossings, .. } = self;
+        let of_realm = &all.realms[place.realm as usize];
         let RealmLevels { system, transient } = &mut realms[place.realm as usize];
         match place.peer() {
             Some(at) => {
                 if let Some(Peer { level, own, .. }) = peers.get_mut(at) {
-                    let limits = own.as_deref().unwrap_or(&limits.peer);
-                    visit(Rung { at: LevelRef::Peer(at), level, limits })?;
+                    let bounds = own.as_deref().unwrap_or(&all.peer);
+                    visit(Rung { at: LevelRef::Peer(at), level, bounds })?;
                 }
             }
             None if standing == Standing::Present => {
                 let at = LevelRef::Transient(place.realm);
-                let limits = of_transient(limits, place.realm);
-                visit(Rung { at, level: transient, limits })?;
+                visit(Rung { at, level: transient, bounds: &of_realm.transient })?;
             }
             None => {}
         }
         if let Some(at) = place.class
             && standing == Standing::Present
-            && let Some(Class { level, limits, peer_limits, .. }) = classes.get_mut(at)
+            && let Some(Class { level, bounds, peer_bounds, .. }) = classes.get_mut(at)
         {
             if let Some(peer) = place.peer()
                 && let Some(Crossing { level, .. }) = crossings.get_mut(at, peer)
             {
-                visit(Rung { at: LevelRef::ClassPeer(at, peer), level, limits: peer_limits })?;
+                visit(Rung { at: LevelRef::ClassPeer(at, peer), level, bounds: peer_bounds })?;
             }
-            visit(Rung { at: LevelRef::Class(at), level, limits })?;
+            visit(Rung { at: LevelRef::Class(at), level, bounds })?;
         }
-        let limits = of_system(limits, place.realm);
-        visit(Rung { at: LevelRef::System(place.realm), level: system, limits })
+        let at = LevelRef::System(place.realm);
+        visit(Rung { at, level: system, bounds: &of_realm.system })
     }
 
     /// Does something with one scope and its limits, if it is there.
     pub(super) fn with<R>(
         &mut self,
         at: LevelRef,
-        f: impl FnOnce(&mut Level<M>, &ScopeLimits) -> R,
+        f: impl FnOnce(&mut Level<M>, &Bounds) -> R,
     ) -> Option<R> {
-        let Self { limits, realms, peers, classes, crossings } = self;
+        let Self { bounds: all, realms, peers, classes, crossings, .. } = self;
         Some(match at {
             LevelRef::System(realm) => {
-                f(&mut realms[realm as usize].system, of_system(limits, realm))
+                f(&mut realms[realm as usize].system, &all.realms[realm as usize].system)
             }
             LevelRef::Transient(realm) => {
-                f(&mut realms[realm as usize].transient, of_transient(limits, realm))
+                f(&mut realms[realm as usize].transient, &all.realms[realm as usize].transient)
             }
             LevelRef::Peer(peer) => {
                 let Peer { level, own, .. } = peers.get_mut(peer)?;
-                f(level, own.as_deref().unwrap_or(&limits.peer))
+                f(level, own.as_deref().unwrap_or(&all.peer))
             }
             LevelRef::Class(class) => {
-                let Class { level, limits, .. } = classes.get_mut(class)?;
-                f(level, limits)
+                let Class { level, bounds, .. } = classes.get_mut(class)?;
+                f(level, bounds)
             }
             LevelRef::ClassPeer(class, peer) => {
-                let limits = &classes.get(class)?.peer_limits;
-                f(&mut crossings.get_mut(class, peer)?.level, limits)
+                let bounds = &classes.get(class)?.peer_bounds;
+                f(&mut crossings.get_mut(class, peer)?.level, bounds)
             }
         })
     }
@@ -125,14 +140,15 @@ impl<M> Levels<M> {
         &mut self,
         limits: Limits,
         hash: impl Fn(&[u8]) -> u64,
-    ) -> (Limits, Vec<Box<ScopeLimits>>) {
+    ) -> (Limits, Vec<Box<Bounds>>) {
         let old = std::mem::replace(&mut self.limits, limits);
+        self.bounds = AllBounds::new(&self.limits);
         let Self { limits, peers, classes, .. } = self;
         let mut own = Vec::new();
         for key in old.peers.keys().chain(limits.peers.keys()).map(PeerKey::as_bytes) {
             let found = peers.find(hash(key), key);
             if let Some(peer) = found.and_then(|at| peers.get_mut(at)) {
-                own.extend(std::mem::replace(&mut peer.own, limits.own_of(key)));
+                own.extend(std::mem::replace(&mut peer.own, own_bounds(limits, key)));
             }
         }
         classes.set_limits(limits);
@@ -152,7 +168,7 @@ impl<M> Levels<M> {
         };
         let found = self.peers.find(hash, key.as_bytes());
         if let Some(peer) = found.and_then(|at| self.peers.get_mut(at)) {
-            peer.own = limits.map(Box::new);
+            peer.own = limits.map(|limits| Box::new(Bounds::new(limits)));
         }
         before
     }
@@ -169,7 +185,7 @@ impl<M> Rung<'_, M> {
 impl<M> Levels<M> {
     pub(super) fn hold_peer(&mut self, peer: Hashed<'_, [u8]>) -> PeerRef {
         let Self { limits, peers, .. } = self;
-        peers.hold(peer.hash, peer.name, || limits.own_of(peer.name))
+        peers.hold(peer.hash, peer.name, || own_bounds(limits, peer.name))
     }
 
     pub(super) fn hold_class(&mut self, class: Hashed<'_, str>) -> ClassRef {
@@ -250,16 +266,27 @@ impl<M> Vacated<M> {
     }
 }
 
-fn of_system(limits: &Limits, realm: Realm) -> &ScopeLimits {
-    match realm {
-        Realm::Ordinary => &limits.system,
-        Realm::Allowlisted => &limits.allowlisted_system,
+impl AllBounds {
+    fn new(limits: &Limits) -> Self {
+        let realm = |system, transient| RealmBounds {
+            system: Bounds::new(system),
+            transient: Bounds::new(transient),
+        };
+        Self {
+            connection: Bounds::new(limits.connection),
+            peer: Bounds::new(limits.peer),
+            realms: [
+                realm(limits.system, limits.transient),
+                realm(limits.allowlisted_system, limits.allowlisted_transient),
+            ],
+        }
     }
 }
 
-fn of_transient(limits: &Limits, realm: Realm) -> &ScopeLimits {
-    match realm {
-        Realm::Ordinary => &limits.transient,
-        Realm::Allowlisted => &limits.allowlisted_transient,
+/// The limits that a peer has of its own.
+fn own_bounds(limits: &Limits, key: &[u8]) -> Option<Box<Bounds>> {
+    if limits.peers.is_empty() {
+        return None;
     }
+    limits.peers.get(key).map(|limits| Box::new(Bounds::new(*limits)))
 }

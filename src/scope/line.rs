@@ -8,7 +8,7 @@ use super::refusals::Refusals;
 use super::{ClassRef, Hashed, LevelRef, Place, Realm, Request, Scopes, Standing};
 use crate::error::{Refused, Scope};
 use crate::sync::MutexGuard;
-use crate::usage::Usage;
+use crate::usage::Tally;
 
 /// Every scope above one connection, locked.
 pub(crate) struct Line<'a, M> {
@@ -29,7 +29,7 @@ pub(crate) struct Shortfall {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamShare {
     pub(crate) class: ClassRef,
-    pub(crate) usage: Usage,
+    pub(crate) usage: Tally,
     /// How many streams hold the class.
     pub(crate) streams: u32,
 }
@@ -53,12 +53,10 @@ impl<'a, M: Clone> Line<'a, M> {
 
     /// Whether every scope has room, beginning with the connection's own, which uses `own`.
     #[inline]
-    pub(crate) fn check(&mut self, own: &Usage, request: &Request) -> Result<(), Shortfall> {
+    pub(crate) fn check(&mut self, own: &Tally, request: &Request) -> Result<(), Shortfall> {
         let levels = &mut self.scopes.levels;
-        let limits = &levels.limits;
-        let observe = limits.observe;
-        let in_force =
-            if observe.contains(Scope::Connection) { None } else { Some(&limits.connection) };
+        let observe = levels.limits.observe;
+        let in_force = (!observe.contains(Scope::Connection)).then_some(&levels.bounds.connection);
         request.check(Scope::Connection, in_force, own)?;
         levels.climb(self.place, self.standing, |rung| {
             check(&rung, request, observe.contains(rung.scope()))
@@ -67,7 +65,7 @@ impl<'a, M: Clone> Line<'a, M> {
 
     /// Charges every scope, which has been [checked](Self::check).
     #[inline]
-    pub(crate) fn charge(&mut self, own: &Usage, request: &Request) {
+    pub(crate) fn charge(&mut self, own: &Tally, request: &Request) {
         let Scopes { levels, observed, .. } = &mut *self.scopes;
         if !levels.limits.observe.is_none() {
             observe(levels, observed, own, request, self.place, self.standing);
@@ -81,22 +79,22 @@ impl<'a, M: Clone> Line<'a, M> {
 
     /// Takes `less` off every scope.
     #[inline]
-    pub(crate) fn credit(&mut self, less: &Usage) {
+    pub(crate) fn credit(&mut self, less: &Tally) {
         let Ok(()) = self.scopes.levels.climb(self.place, self.standing, |rung| {
-            rung.level.sub(less, rung.limits);
+            rung.level.sub(less, rung.bounds);
             Ok::<_, Infallible>(())
         });
     }
 
     /// Ends the connection: `ended` goes off every scope, and what it leaves behind off those that
     /// [do not count it](Standing::Departed). The scopes that nobody needs any more are let go of.
-    pub(crate) fn depart(&mut self, ended: &Usage, left_behind: &Usage) -> Vacated<M> {
+    pub(crate) fn depart(&mut self, ended: &Tally, left_behind: &Tally) -> Vacated<M> {
         let levels = &mut self.scopes.levels;
         let mut all = *ended;
         all.add(left_behind);
         let Ok(()) = levels.climb(self.place, Standing::Present, |rung| {
             let stays = matches!(rung.at, LevelRef::Peer(_) | LevelRef::System(_));
-            rung.level.sub(if stays { ended } else { &all }, rung.limits);
+            rung.level.sub(if stays { ended } else { &all }, rung.bounds);
             Ok::<_, Infallible>(())
         });
         let peer = self.place.peer();
@@ -174,7 +172,7 @@ impl<M: Clone> Line<'_, M> {
         &mut self,
         peer: Hashed<'_, [u8]>,
         realm: Realm,
-        own: &Usage,
+        own: &Tally,
         streams: &[StreamShare],
         id: u64,
     ) -> Result<(), (Shortfall, Vacated<M>)> {
@@ -220,7 +218,7 @@ impl<M: Clone> Line<'_, M> {
     pub(crate) fn change_realm(
         &mut self,
         realm: Realm,
-        own: &Usage,
+        own: &Tally,
         request: &Request,
         id: u64,
     ) -> Result<(), Shortfall> {
@@ -269,7 +267,7 @@ impl<M: Clone> Line<'_, M> {
     pub(crate) fn bind_stream(
         &mut self,
         name: Hashed<'_, str>,
-        usage: &Usage,
+        usage: &Tally,
     ) -> Result<Option<ClassRef>, (Refused, Vacated<M>)> {
         let peer = self.place.peer();
         let class = self.scopes.levels.hold_class(name);
@@ -308,9 +306,9 @@ impl<M: Clone> Line<'_, M> {
     }
 
     /// Takes `less` off a class that a stream is bound to.
-    pub(crate) fn credit_stream(&mut self, class: ClassRef, less: &Usage) {
+    pub(crate) fn credit_stream(&mut self, class: ClassRef, less: &Tally) {
         for at in self.stream_levels(class).into_iter().flatten() {
-            self.scopes.levels.with(at, |level, limits| level.sub(less, limits));
+            self.scopes.levels.with(at, |level, bounds| level.sub(less, bounds));
         }
     }
 
@@ -327,8 +325,8 @@ impl<M: Clone> Line<'_, M> {
 
 #[inline(always)]
 fn check<M>(rung: &Rung<'_, M>, request: &Request, observes: bool) -> Result<(), Shortfall> {
-    let limits = if observes { None } else { Some(rung.limits) };
-    let checked = request.check(rung.scope(), limits, &rung.level.usage);
+    let bounds = if observes { None } else { Some(rung.bounds) };
+    let checked = request.check(rung.scope(), bounds, &rung.level.usage);
     checked.map_err(|refused| Shortfall { refused, level: Some(rung.at) })
 }
 
@@ -337,14 +335,14 @@ fn check<M>(rung: &Rung<'_, M>, request: &Request, observes: bool) -> Result<(),
 fn observe<M>(
     levels: &mut Levels<M>,
     observed: &mut Refusals,
-    own: &Usage,
+    own: &Tally,
     request: &Request,
     place: Place,
     standing: Standing,
 ) {
     let observe = levels.limits.observe;
     if observe.contains(Scope::Connection)
-        && let Err(refused) = request.check(Scope::Connection, Some(&levels.limits.connection), own)
+        && let Err(refused) = request.check(Scope::Connection, Some(&levels.bounds.connection), own)
     {
         observed.count(&refused);
     }
@@ -361,14 +359,14 @@ fn observe<M>(
 fn check_one<M>(levels: &mut Levels<M>, at: LevelRef, request: &Request) -> Result<(), Shortfall> {
     let observes = levels.limits.observe.contains(at.scope());
     levels
-        .with(at, |level, limits| check(&Rung { at, level, limits }, request, observes))
+        .with(at, |level, bounds| check(&Rung { at, level, bounds }, request, observes))
         .unwrap_or(Ok(()))
 }
 
 fn charge_one<M>(levels: &mut Levels<M>, observed: &mut Refusals, at: LevelRef, request: &Request) {
     let observes = levels.limits.observe.contains(at.scope());
-    levels.with(at, |level, limits| {
-        if observes && let Err(shortfall) = check(&Rung { at, level, limits }, request, false) {
+    levels.with(at, |level, bounds| {
+        if observes && let Err(shortfall) = check(&Rung { at, level, bounds }, request, false) {
             observed.count(&shortfall.refused);
         }
         level.usage.add(&request.charged());
@@ -408,7 +406,7 @@ fn relocate<M: Clone>(
     observed: &mut Refusals,
     from: Place,
     to: Place,
-    own: &Usage,
+    own: &Tally,
     id: u64,
 ) {
     let request = Request::new(*own);
@@ -416,7 +414,7 @@ fn relocate<M: Clone>(
     let mut member = None;
     let Ok(()) = levels.climb(from, Standing::Present, |rung| {
         if differs(rung.at, from, to) {
-            rung.level.sub(own, rung.limits);
+            rung.level.sub(own, rung.bounds);
             if let Some(listed) = rung.level.unlist(id) {
                 member = Some(listed);
             }

@@ -10,9 +10,9 @@ use std::num::NonZeroU8;
 use hashbrown::HashTable;
 
 use super::level::Level;
+use super::request::Bounds;
 use super::{PARTS, part_of};
 use crate::keyed::shrink;
-use crate::limits::ScopeLimits;
 
 /// Names a peer's scope while it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +46,7 @@ pub(super) struct Peer<M> {
     holders: u32,
     key: Box<[u8]>,
     /// The peer's own limits, if it has any.
-    pub(super) own: Option<Box<ScopeLimits>>,
+    pub(super) own: Option<Box<Bounds>>,
     pub(super) level: Level<M>,
 }
 
@@ -55,7 +55,7 @@ impl<M> Peer<M> {
         &self.key
     }
 
-    pub(super) fn limits<'a>(&'a self, default: &'a ScopeLimits) -> &'a ScopeLimits {
+    pub(super) fn bounds<'a>(&'a self, default: &'a Bounds) -> &'a Bounds {
         self.own.as_deref().unwrap_or(default)
     }
 }
@@ -80,7 +80,7 @@ impl<M> Peers<M> {
         &mut self,
         hash: u64,
         key: &[u8],
-        own: impl FnOnce() -> Option<Box<ScopeLimits>>,
+        own: impl FnOnce() -> Option<Box<Bounds>>,
     ) -> PeerRef {
         let part = self.part_mut(hash);
         if let Some(peer) = part.find_mut(hash, |peer| peer.at.hash == hash && *peer.key == *key) {

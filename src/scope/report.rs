@@ -30,24 +30,25 @@ impl<M: Clone> Tree<M> {
         let (mut peers, mut class_peers) = (Vec::new(), Vec::new());
         for part in 0..PARTS {
             let mut scopes = self.scopes.lock();
-            let Levels { limits, peers: table, classes, crossings, .. } = &mut scopes.levels;
+            let Levels { bounds, peers: table, classes, crossings, .. } = &mut scopes.levels;
             peers.extend(table.part_at(part).map(|peer| {
-                let seen = (peer.level.usage, *peer.limits(&limits.peer));
+                let seen = (peer.level.usage.usage(), peer.bounds(&bounds.peer).limits);
                 (peer.key().into(), seen)
             }));
             for crossing in crossings.part_at(part) {
                 if let Some(class) = classes.get(crossing.class())
                     && let Some(peer) = table.get(crossing.peer())
                 {
-                    let seen = (crossing.level.usage, class.peer_limits);
+                    let seen = (crossing.level.usage.usage(), class.peer_bounds.limits);
                     class_peers.push((class.name().into(), peer.key().into(), seen));
                 }
             }
         }
         let mut scopes = self.scopes.lock();
         let classes = scopes.levels.classes.iter();
-        let classes =
-            classes.map(|class| (class.name().into(), (class.level.usage, class.limits))).collect();
+        let classes = classes
+            .map(|class| (class.name().into(), (class.level.usage.usage(), class.bounds.limits)))
+            .collect();
         TreeReport {
             system: scopes.levels.seen(LevelRef::System(Realm::Ordinary)),
             transient: scopes.levels.seen(LevelRef::Transient(Realm::Ordinary)),
@@ -64,12 +65,12 @@ impl<M: Clone> Tree<M> {
 
     /// What the ordinary system uses.
     pub(crate) fn system_usage(&self) -> Usage {
-        self.scopes.lock().levels.realms[Realm::Ordinary as usize].system.usage
+        self.scopes.lock().levels.realms[Realm::Ordinary as usize].system.usage.usage()
     }
 }
 
 impl<M> Levels<M> {
     fn seen(&mut self, level: LevelRef) -> Seen {
-        self.with(level, |level, limits| (level.usage, *limits)).unwrap_or_default()
+        self.with(level, |level, bounds| (level.usage.usage(), bounds.limits)).unwrap_or_default()
     }
 }

@@ -3,22 +3,37 @@
 use crate::error::{Refused, Scope};
 use crate::limits::ScopeLimits;
 use crate::priority::Priority;
-use crate::usage::Usage;
+use crate::usage::{Ceilings, Tally};
 
 /// A request to a scope.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
     /// What is asked for.
-    pub(crate) usage: Usage,
+    pub(crate) usage: Tally,
     /// How much of its memory is charged already, as an idle block of the one who asks.
     pub(crate) idle_bytes: u64,
     /// How much of a memory limit it may fill.
     pub(crate) priority: Priority,
 }
 
+/// The limits of a scope, ready to be compared.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) limits: ScopeLimits,
+    ceilings: Ceilings,
+}
+
+impl Bounds {
+    const NONE: Self = Self { limits: ScopeLimits::UNLIMITED, ceilings: Ceilings::NONE };
+
+    pub(super) fn new(limits: ScopeLimits) -> Self {
+        Self { limits, ceilings: limits.ceilings() }
+    }
+}
+
 impl Request {
     /// For this much more, of what is not charged yet and at the highest priority.
-    pub(crate) fn new(usage: Usage) -> Self {
+    pub(crate) fn new(usage: Tally) -> Self {
         Self { usage, idle_bytes: 0, priority: Priority::Critical }
     }
 
@@ -28,30 +43,32 @@ impl Request {
 
     /// What is charged if it is granted.
     #[inline]
-    pub(super) fn charged(&self) -> Usage {
-        Usage { memory: self.usage.memory - self.idle_bytes, ..self.usage }
+    pub(super) fn charged(&self) -> Tally {
+        self.usage.with_memory(self.usage.memory - self.idle_bytes)
     }
 
     /// Whether the request fits on top of `in_use`; if not, the first resource that does not.
-    /// Without limits only what can be counted is in the way.
+    /// Without limits only what can be counted at all is in the way.
     #[inline(always)]
     pub(super) fn check(
         &self,
         scope: Scope,
-        limits: Option<&ScopeLimits>,
-        in_use: &Usage,
+        bounds: Option<&Bounds>,
+        in_use: &Tally,
     ) -> Result<(), Refused> {
-        let limits = limits.unwrap_or(&ScopeLimits::UNLIMITED);
-        let memory = in_use.memory.saturating_sub(self.idle_bytes);
-        let fits = limits.fit_memory(memory, self.usage.memory, self.priority)
-            && limits.fit_counts(in_use, &self.usage);
-        if fits { Ok(()) } else { Err(self.refusal(scope, limits, in_use)) }
+        let bounds = bounds.unwrap_or(&Bounds::NONE);
+        let share = |limit| self.priority.share_of(limit);
+        if bounds.ceilings.fit(in_use, &self.usage, self.idle_bytes, share) {
+            Ok(())
+        } else {
+            Err(self.refusal(scope, &bounds.limits, in_use))
+        }
     }
 
     /// The first resource that does not fit.
     #[cold]
     #[inline(never)]
-    fn refusal(&self, scope: Scope, limits: &ScopeLimits, in_use: &Usage) -> Refused {
+    fn refusal(&self, scope: Scope, limits: &ScopeLimits, in_use: &Tally) -> Refused {
         let memory = in_use.memory.saturating_sub(self.idle_bytes);
         let refused = limits
             .check_memory(scope, memory, self.usage.memory, self.priority)
@@ -64,6 +81,7 @@ impl Request {
 mod tests {
     use super::*;
     use crate::limit::Limit;
+    use crate::name::Direction;
 
     /// The quick test and the one that has all the numbers agree, everywhere near a limit.
     #[test]
@@ -88,24 +106,24 @@ mod tests {
                 .streams_outbound(limit())
                 .fds(limit());
             let mut count = || match random.u32(..8) {
-                0 => u32::MAX,
-                1 => u32::MAX - 1,
+                0 => u32::MAX / 2,
+                1 => u32::MAX / 2 - 1,
                 _ => random.u32(..4),
             };
-            let mut usage = || Usage {
-                memory: [count().into(), u64::MAX - 1][usize::from(count() == 3)],
-                connections_inbound: count(),
-                connections_outbound: count(),
-                streams_inbound: count(),
-                streams_outbound: count(),
-                fds: count(),
+            let mut tally = || {
+                let mut tally = Tally::of_connection(Direction::Inbound, count() == 3);
+                for _ in 0..count() % 4 {
+                    tally.add(&Tally::of_connection(Direction::Outbound, true));
+                }
+                tally.add(&Tally::of_streams(count(), count()));
+                tally.with_memory([count().into(), u64::MAX - 1][usize::from(count() == 3)])
             };
-            let (in_use, mut more) = (usage(), usage());
+            let (in_use, mut more) = (tally(), tally());
             // Most requests are for one kind of thing.
             match random.u32(..4) {
-                0 => more = Usage::of_memory(more.memory),
-                1 => more = Usage { connections_inbound: 1, fds: 1, ..Usage::default() },
-                2 => more = Usage { streams_outbound: 1, ..Usage::default() },
+                0 => more = Tally::of_memory(more.memory),
+                1 => more = Tally::of_connection(Direction::Inbound, true),
+                2 => more = Tally::of_stream(Direction::Outbound),
                 _ => {}
             }
             let priority = [Priority::Low, Priority::Critical][random.usize(..2)];
@@ -113,7 +131,7 @@ mod tests {
             let slow = limits
                 .check_memory(Scope::System, in_use.memory, more.memory, priority)
                 .and_then(|()| limits.check_counts(Scope::System, &in_use, &more));
-            assert_eq!(request.check(Scope::System, Some(&limits), &in_use), slow);
+            assert_eq!(request.check(Scope::System, Some(&Bounds::new(limits)), &in_use), slow);
             refused += u32::from(slow.is_err());
         }
         assert!((50_000..150_000).contains(&refused), "{refused} of 200,000 refused");
