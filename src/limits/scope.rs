@@ -77,6 +77,20 @@ impl ScopeLimits {
         fds,
     }
 
+    /// The limit of one resource.
+    pub fn of(&self, resource: Resource) -> Limit {
+        match resource {
+            Resource::Memory => self.memory,
+            Resource::Connections => self.connections,
+            Resource::ConnectionsInbound => self.connections_inbound,
+            Resource::ConnectionsOutbound => self.connections_outbound,
+            Resource::Streams => self.streams,
+            Resource::StreamsInbound => self.streams_inbound,
+            Resource::StreamsOutbound => self.streams_outbound,
+            Resource::Fds => self.fds,
+        }
+    }
+
     /// Whether `more` fits on top of `usage`; if not, the first resource that does not.
     #[inline]
     pub(crate) fn check(&self, scope: Scope, usage: &Usage, more: &Usage) -> Result<(), Refused> {
