@@ -172,7 +172,7 @@ fn v1_has_the_smallest_limit_of_any_ancestor() {
             .file("sys/fs/cgroup/memory/docker/memory.limit_in_bytes", V1_UNLIMITED)
             .file("sys/fs/cgroup/memory/docker/1f/memory.limit_in_bytes", "268435456\n")
             .file("sys/fs/cgroup/memory/cpu/memory.limit_in_bytes", "1\n")
-            .file("sys/fs/cgroup/cpu,cpuacct/cpu/memory.limit_in_bytes", "1\n")
+            .file("sys/fs/cgroup/cpu,cpuacct/docker/1f/memory.limit_in_bytes", "1\n")
     };
     root().memory_is(Some(256 * MIB));
     root()

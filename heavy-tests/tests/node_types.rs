@@ -115,8 +115,8 @@ proptest! {
     fn a_governor_takes_them(node_type in node_type(), memory in memory(), fds in 64..70_000_u64) {
         let governor = Governor::new(node_type.limits(&Host::new(memory, fds))).unwrap();
         let guard = governor.outbound().peer("alice").try_admit().unwrap();
-        guard.try_lease(1 << 16).unwrap();
-        guard.try_open_stream(leasehold::Direction::Outbound).unwrap();
+        let _lease = guard.try_lease(1 << 16).unwrap();
+        let _stream = guard.try_open_stream(leasehold::Direction::Outbound).unwrap();
     }
 }
 
