@@ -72,8 +72,8 @@ impl NodeType {
     ///
     /// Each is a base, good for a budget of 128 MiB; above that comes an increase with every MiB of
     /// the budget. Of the descriptors, half are shared out: the rest is for files, and for sockets
-    /// that were accepted but not admitted yet. Fixed numbers of descriptors are given even where
-    /// half of the host's are fewer, but never more than there are.
+    /// that were accepted but not admitted yet. A base of descriptors is given even where half
+    /// of the host's are fewer, but never more than there are.
     ///
     /// On every host from 512 MiB, unless its budget is set, all that is admitted takes at most
     /// half of the memory, allow-listed connections included: both systems together, if they fill
