@@ -341,7 +341,7 @@ impl fmt::Display for Place {
 }
 
 /// What a number of a resource counts.
-struct Unit(Resource);
+pub(crate) struct Unit(pub(crate) Resource);
 
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

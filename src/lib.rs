@@ -44,7 +44,8 @@ pub use guard::{ConnectionGuard, ConnectionHandle};
 pub use lease::{Lease, OwnedLease, Pinned, PinnedLease};
 pub use limit::Limit;
 pub use limits::{
-    AllowList, AllowRule, Limits, Observe, PrefixLimits, Rate, ScopeLimits, SubnetLimits,
+    AllowList, AllowRule, Host, LimitWarning, Limits, NodeType, Observe, PrefixLimits, Rate,
+    ScopeLimits, SubnetLimits, UnknownNodeType,
 };
 pub use name::{ConnectionId, Direction, MAX_NAME_BYTES, PeerKey, Source};
 pub use priority::Priority;

@@ -4,6 +4,9 @@
 //! magic zero and no -1, and what is unlimited is unlimited everywhere: by subnet and by rate too.
 
 mod allow;
+mod check;
+mod host;
+mod node_type;
 mod observe;
 mod scope;
 mod subnets;
@@ -14,6 +17,9 @@ use crate::error::{ConfigError, NameTooLong, Scope};
 use crate::limit::Limit;
 use crate::name::{MAX_NAME_BYTES, PeerKey};
 pub use allow::{AllowList, AllowRule};
+pub use check::LimitWarning;
+pub use host::Host;
+pub use node_type::{NodeType, UnknownNodeType};
 pub use observe::Observe;
 pub use scope::ScopeLimits;
 pub use subnets::{PrefixLimits, Rate, SubnetLimits};

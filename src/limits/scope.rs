@@ -85,6 +85,20 @@ impl ScopeLimits {
         fds,
     }
 
+    /// The limit of one resource.
+    pub fn of(&self, resource: Resource) -> Limit {
+        match resource {
+            Resource::Memory => self.memory,
+            Resource::Connections => self.connections,
+            Resource::ConnectionsInbound => self.connections_inbound,
+            Resource::ConnectionsOutbound => self.connections_outbound,
+            Resource::Streams => self.streams,
+            Resource::StreamsInbound => self.streams_inbound,
+            Resource::StreamsOutbound => self.streams_outbound,
+            Resource::Fds => self.fds,
+        }
+    }
+
     /// The limits in the form in which they are compared.
     pub(crate) fn ceilings(&self) -> Ceilings {
         Ceilings::new(self.memory, |lane| match lane {
@@ -126,15 +140,16 @@ impl ScopeLimits {
         more: &Tally,
     ) -> Result<(), Refused> {
         let rows = [
-            (Resource::Connections, self.connections, Lane::Connections),
-            (Resource::ConnectionsInbound, self.connections_inbound, Lane::ConnectionsInbound),
-            (Resource::ConnectionsOutbound, self.connections_outbound, Lane::ConnectionsOutbound),
-            (Resource::Streams, self.streams, Lane::Streams),
-            (Resource::StreamsInbound, self.streams_inbound, Lane::StreamsInbound),
-            (Resource::StreamsOutbound, self.streams_outbound, Lane::StreamsOutbound),
-            (Resource::Fds, self.fds, Lane::Fds),
+            (Resource::Connections, Lane::Connections),
+            (Resource::ConnectionsInbound, Lane::ConnectionsInbound),
+            (Resource::ConnectionsOutbound, Lane::ConnectionsOutbound),
+            (Resource::Streams, Lane::Streams),
+            (Resource::StreamsInbound, Lane::StreamsInbound),
+            (Resource::StreamsOutbound, Lane::StreamsOutbound),
+            (Resource::Fds, Lane::Fds),
         ];
-        for (resource, limit, lane) in rows {
+        for (resource, lane) in rows {
+            let limit = self.of(resource);
             let (in_use, requested) = (in_use.count(lane).into(), more.count(lane).into());
             // Counts are kept in 32 bits, so they end there even where they are unlimited.
             let counted = in_use + requested <= u32::MAX.into();

@@ -134,6 +134,6 @@ mod tests {
             assert_eq!(request.check(Scope::System, Some(&Bounds::new(limits)), &in_use), slow);
             refused += u32::from(slow.is_err());
         }
-        assert!((50_000..150_000).contains(&refused), "{refused} of 200,000 refused");
+        assert!((50_000..180_000).contains(&refused), "{refused} of 200,000 refused");
     }
 }
