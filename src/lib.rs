@@ -43,8 +43,11 @@ pub use guard::{ConnectionGuard, ConnectionHandle};
 pub use lease::{Lease, OwnedLease, Pinned, PinnedLease};
 pub use limit::Limit;
 pub use limits::{
-    AllowList, AllowRule, Limits, Observe, PrefixLimits, Rate, ScopeLimits, SubnetLimits,
+    AllowList, AllowRule, Host, Limits, NodeType, Observe, PrefixLimits, Rate, ScopeLimits,
+    SubnetLimits,
 };
+#[cfg(feature = "serde")]
+pub use limits::{FileError, LimitsFile, Position, Problem, ProblemKind};
 pub use name::{ConnectionId, Direction, MAX_NAME_BYTES, PeerKey, Source};
 pub use priority::Priority;
 pub use report::{

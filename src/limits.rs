@@ -4,6 +4,10 @@
 //! magic zero and no -1, and what is unlimited is unlimited everywhere: by subnet and by rate too.
 
 mod allow;
+#[cfg(feature = "serde")]
+mod file;
+mod host;
+mod node_type;
 mod observe;
 mod scope;
 mod subnets;
@@ -13,6 +17,10 @@ use std::collections::BTreeMap;
 use crate::error::{ConfigError, NameTooLong};
 use crate::name::{MAX_NAME_BYTES, PeerKey};
 pub use allow::{AllowList, AllowRule};
+#[cfg(feature = "serde")]
+pub use file::{FileError, LimitsFile, Position, Problem, ProblemKind};
+pub use host::Host;
+pub use node_type::NodeType;
 pub use observe::Observe;
 pub use scope::ScopeLimits;
 pub use subnets::{PrefixLimits, Rate, SubnetLimits};
