@@ -63,21 +63,19 @@ fn every_malformed_file_is_told_all_that_is_wrong_with_it() {
 
 fn full() -> Limits {
     let relay = NodeType::Relay.limits(&host().with_budget(4 << 30).with_fds(65_536));
-    let ScopeLimits { .. } = relay.peer;
     let peer = relay.peer.streams(256).connections_inbound(Limit::Blocked);
     let subnets = relay.subnets.clone();
     let burst = |n: u32| n.try_into().unwrap();
-    let of_32 = PrefixLimits::unlimited()
-        .connections(4)
-        .rate(Rate::new(Duration::from_secs(5), burst(16)));
-    let of_56 = PrefixLimits { rate: None, ..subnets.ipv6[&56] };
+    let of_32 =
+        PrefixLimits::unlimited().connections(4).rate(Rate::new(Duration::from_secs(5), burst(16)));
+    let of_56 = PrefixLimits::unlimited().connections(subnets.ipv6[&56].connections);
     let subnets = subnets
         .ipv4(32, of_32)
         .ipv6(56, of_56)
         .network("10.0.0.0/8".parse().unwrap(), PrefixLimits::unlimited())
         .network("2001:db8::/32".parse().unwrap(), PrefixLimits::unlimited().connections(1000));
     let system = relay.system.memory(1 << 30).connections(20_000);
-    Limits { ..relay }
+    relay
         .system(system)
         .peer(peer)
         .peer_override(PeerKey::new("alice").unwrap(), peer.memory(64 << 20))
@@ -154,9 +152,13 @@ fn limits_are_written_as_a_person_would() {
         .peer_override(PeerKey::new("alice").unwrap(), ScopeLimits::blocked().fds(1))
         .subnets(SubnetLimits::standard());
     let text = limits.to_toml();
-    assert!(text.starts_with("observe = []\n\n[system]\nmemory = \"1536 MiB\"\nconnections = 500\n"));
+    assert!(
+        text.starts_with("observe = []\n\n[system]\nmemory = \"1536 MiB\"\nconnections = 500\n")
+    );
     assert!(text.contains("\n[peers.alice]\nfds = 1\n\n[subnets.ipv4.32]\n"), "{text}");
-    assert!(text.ends_with("[subnets.networks.\"::1/128\"]\nconnections = \"unlimited\"\nrate = \"unlimited\"\n"));
+    assert!(text.ends_with(
+        "[subnets.networks.\"::1/128\"]\nconnections = \"unlimited\"\nrate = \"unlimited\"\n"
+    ));
     assert_eq!(LimitsFile::from_toml(&text).unwrap().limits(&host()), limits);
     assert_eq!(LimitsFile::from_json(&limits.to_json()).unwrap().limits(&host()), limits);
 }
@@ -166,7 +168,6 @@ fn limits_are_written_as_a_person_would() {
 fn what_is_written_leaves_no_scope_to_the_node_type() {
     let limits = Limits::unlimited().stream(ScopeLimits::unlimited().memory(0));
     let text = format!("node_type = \"relay\"\n{}", limits.to_toml());
-    let SubnetLimits { .. } = limits.subnets;
     let read = LimitsFile::from_toml(&text).unwrap().limits(&host());
     assert_eq!(read.subnets(SubnetLimits::unlimited()), limits);
 }
@@ -229,12 +230,9 @@ fn nesting_overflows_no_stack() {
     }
 
     let nested = |open: &str, close: &str| open.repeat(deep) + "1" + &close.repeat(deep);
-    for (text, path) in [
-        (format!("{{\"allow\": {}}}", nested("[", "]")), "allow[0]"),
-        (nested("{\"peer\":", "}"), "peer.peer"),
-    ] {
+    for text in [nested("[", "]"), nested("{\"peer\":", "}"), nested("{\"a\":[", "]}")] {
         let error = LimitsFile::from_json(&text).unwrap_err();
-        assert_eq!(error.problems()[0].path(), path, "{error}");
+        assert_eq!(error.problems()[0].kind(), &ProblemKind::TooDeep { most: 16 });
     }
     for open in ["[", "{\"a\":", "[{\"a\":"] {
         let error = LimitsFile::from_json(&open.repeat(deep)).unwrap_err();

@@ -21,7 +21,7 @@ use super::{Host, Limits, NodeType};
 use patch::Patch;
 use problem::Problems;
 pub use problem::{FileError, Position, Problem, ProblemKind};
-use tree::Value;
+use tree::{MAX_DEPTH, Value};
 
 /// A limits file: what it says, and only that.
 ///
@@ -194,6 +194,9 @@ impl LimitsFile {
     }
 
     fn from_value(value: &Value) -> Result<Self, FileError> {
+        if value.is_too_deep() {
+            return Err(FileError::of(ProblemKind::TooDeep { most: MAX_DEPTH }, None));
+        }
         let mut problems = Problems::default();
         let file = read::read(value, &mut problems);
         if problems.is_empty() { Ok(file) } else { Err(problems.into_error("")) }

@@ -103,7 +103,7 @@ impl fmt::Display for Quoted<'_> {
 /// The same without quotes.
 pub(super) fn shorten(text: &str) -> Cow<'_, str> {
     let shortened = Shortened::of(text);
-    let plain = |c: char| !c.is_control();
+    let plain = |c: char| c.escape_debug().len() == 1 || matches!(c, '"' | '\'' | '\\');
     if !shortened.cut && text.chars().all(plain) {
         Cow::Borrowed(text)
     } else {

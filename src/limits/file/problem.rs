@@ -82,8 +82,8 @@ pub enum ProblemKind {
     },
     /// A key is given twice, perhaps in different spellings.
     Duplicate {
-        /// Where it was given first.
-        first: String,
+        /// How it was given first, if that is spelled differently.
+        first: Option<String>,
     },
     /// A value of another type than is needed here.
     WrongType {
@@ -300,7 +300,8 @@ impl fmt::Display for ProblemKind {
                     Guess { nearest, known, quote: '`' }
                 )
             }
-            Duplicate { first } => write!(f, "given before, as {first}"),
+            Duplicate { first: Some(first) } => write!(f, "given before, as {first}"),
+            Duplicate { first: None } => f.write_str("given before"),
             WrongType { expected, found } => write!(f, "expected {expected}, found {found}"),
             NotALimit { text, meant: Some(meant), .. } => {
                 write!(f, "{} is no limit; did you mean \"{meant}\"?", Quoted(text))
@@ -314,7 +315,7 @@ impl fmt::Display for ProblemKind {
                 "{} is no limit; write \"unlimited\" for no limit, or \"blocked\" for nothing at all",
                 shorten(text)
             ),
-            NumberTooLarge { most } => write!(f, "a number of more than {most}"),
+            NumberTooLarge { most } => write!(f, "a number above {most}, the largest possible"),
             SizeWithoutUnit { number } => {
                 let number = shorten(number);
                 write!(f, "\"{number}\" has no unit; write \"{number} B\" or \"{number} MiB\"")

@@ -12,7 +12,7 @@ use super::shape::{
     self, NODE_TYPES, OBSERVED, PREFIX, RESOURCES, RULE, SCOPE_SECTIONS, SCOPES, SUBNETS, TOP,
     nearest,
 };
-use super::tree::{Entry, MAX_DEPTH, Node, Value};
+use super::tree::{Entry, Node, Value};
 use super::{LimitsFile, rate, size};
 use crate::error::{NameTooLong, Resource};
 use crate::limit::Limit;
@@ -82,8 +82,7 @@ impl Reader<'_> {
             if seen.insert(entry.key.as_str()) {
                 visit(self, entry);
             } else {
-                let first = self.path.to_string();
-                self.problem(ProblemKind::Duplicate { first });
+                self.problem(ProblemKind::Duplicate { first: None });
             }
             self.path.leave();
         }
@@ -113,7 +112,9 @@ impl Reader<'_> {
                 Ok((key, canonical)) => {
                     reader.path.spell_last(canonical.clone());
                     match spelled.get(&canonical) {
-                        Some(first) => Err(ProblemKind::Duplicate { first: String::clone(first) }),
+                        Some(first) => {
+                            Err(ProblemKind::Duplicate { first: Some(String::clone(first)) })
+                        }
                         None => {
                             spelled.insert(canonical, here);
                             Ok(key)
@@ -424,10 +425,7 @@ impl Reader<'_> {
 }
 
 fn wrong_type(expected: &'static str, value: &Value) -> ProblemKind {
-    match value {
-        Value::TooDeep => ProblemKind::TooDeep { most: MAX_DEPTH },
-        _ => ProblemKind::WrongType { expected, found: value.describe() },
-    }
+    ProblemKind::WrongType { expected, found: value.describe() }
 }
 
 fn number_of(number: i128) -> Result<u64, ProblemKind> {

@@ -164,7 +164,7 @@ pub(super) fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str
     if name.len() > LONGEST {
         return None;
     }
-let name = snake_case(name);
+    let name = snake_case(name);
     let likeness = |known: &&'static str| strsim::jaro_winkler(&name, known);
     known
         .iter()

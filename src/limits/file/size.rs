@@ -28,7 +28,8 @@ pub(super) fn parse(text: &str) -> Result<u64, ProblemKind> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = (&text[..end], text[end..].trim_start());
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {
+    let digits_in_unit = unit.contains(|c: char| c.is_ascii_digit());
+    if whole.is_empty() || fraction.is_empty() || fraction.contains('.') || digits_in_unit {
         return Err(ProblemKind::NotASize { text: text.to_owned() });
     }
     if unit.is_empty() {

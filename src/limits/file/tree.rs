@@ -51,6 +51,16 @@ impl Value {
         }
     }
 
+    /// Whether anything in it is.
+    pub(super) fn is_too_deep(&self) -> bool {
+        match self {
+            Value::List(nodes) => nodes.iter().any(|node| node.value.is_too_deep()),
+            Value::Table(entries) => entries.iter().any(|entry| entry.value.is_too_deep()),
+            Value::TooDeep => true,
+            _ => false,
+        }
+    }
+
     /// Reads a value in any format that describes itself.
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(format: D) -> Result<Self, D::Error> {
         Depth(0).deserialize(format)
