@@ -244,10 +244,10 @@ enum Mutation {
 fn mutation() -> impl Strategy<Value = Mutation> {
     let (at, len) = (any::<usize>(), 1..40_usize);
     prop_oneof![
-        (at.clone(), proptest::sample::select(TOKENS.to_vec()))
+        (at, proptest::sample::select(TOKENS.to_vec()))
             .prop_map(|(at, token)| { Mutation::Insert(at, token) }),
-        (at.clone(), len.clone()).prop_map(|(at, len)| Mutation::Delete(at, len)),
-        (at.clone(), len).prop_map(|(at, len)| Mutation::Repeat(at, len)),
+        (at, len.clone()).prop_map(|(at, len)| Mutation::Delete(at, len)),
+        (at, len).prop_map(|(at, len)| Mutation::Repeat(at, len)),
         (at, any::<char>()).prop_map(|(at, c)| Mutation::Replace(at, c)),
     ]
 }

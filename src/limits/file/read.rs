@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::super::{AllowList, NodeType, Observe, Rate};
 use super::names::{format_peer, parse_network, parse_peer};
@@ -16,7 +19,7 @@ use super::tree::{Entry, Node, Value};
 use super::{LimitsFile, rate, size};
 use crate::error::{NameTooLong, Resource};
 use crate::limit::Limit;
-use crate::name::MAX_NAME_BYTES;
+use crate::name::{MAX_NAME_BYTES, PeerKey};
 
 const SIZE_LIMIT: &str =
     "a size such as \"64 MiB\", a whole number of bytes, \"unlimited\" or \"blocked\"";
@@ -136,7 +139,7 @@ impl Reader<'_> {
         all
     }
 
-    fn peers(&mut self, value: &Value) -> BTreeMap<crate::name::PeerKey, ScopePatch> {
+    fn peers(&mut self, value: &Value) -> BTreeMap<PeerKey, ScopePatch> {
         let name = |key: &str| parse_peer(key).map(|peer| (peer.clone(), format_peer(&peer)));
         self.named(value, name, Self::scope)
     }
@@ -228,7 +231,7 @@ impl Reader<'_> {
     }
 
     /// The interval of a rate, `Some(None)` if it is unlimited.
-    fn rate(&mut self, value: &Value) -> Option<Option<std::time::Duration>> {
+    fn rate(&mut self, value: &Value) -> Option<Option<Duration>> {
         let Value::Text(text) = value else {
             self.wrong_type("a rate such as \"12/m\", or \"unlimited\"", value);
             return None;
@@ -324,18 +327,13 @@ impl Reader<'_> {
             self.wrong_type("a list of rules: [[allow]]", value);
             return None;
         };
-        let mut list = AllowList::new();
-        self.elements(nodes, |reader, value| {
-            if let Some(extended) = reader.rule(value, &list) {
-                list = extended;
-            }
-        });
+        let mut rules = Vec::new();
+        self.elements(nodes, |reader, value| rules.extend(reader.rule(value)));
         self.mark();
-        Some(list)
+        Some(AllowList::of(rules))
     }
 
-    /// The list with one rule more.
-    fn rule(&mut self, value: &Value, list: &AllowList) -> Option<AllowList> {
+    fn rule(&mut self, value: &Value) -> Option<(Option<IpNet>, Option<PeerKey>)> {
         // `None` where it is not given, `Some(None)` where it is wrong.
         let (mut network, mut peer) = (None, None);
         self.entries(value, |reader, entry| match entry.key.as_str() {
@@ -346,18 +344,15 @@ impl Reader<'_> {
             "peer" => peer = Some(reader.text("the key of a peer as text", entry, parse_peer)),
             _ => reader.unknown_key(&RULE),
         });
-        let list = list.clone();
-        match (network, peer) {
-            (Some(network), Some(peer)) => Some(list.peer_in(peer?, network?)),
-            (Some(network), None) => Some(list.network(network?)),
-            (None, Some(peer)) => Some(list.peer(peer?)),
-            (None, None) => {
-                if matches!(value, Value::Table(_)) {
-                    self.problem(ProblemKind::EmptyRule);
-                }
-                None
-            }
+        if network.is_none() && peer.is_none() && matches!(value, Value::Table(_)) {
+            self.problem(ProblemKind::EmptyRule);
         }
+        Some(match (network, peer) {
+            (Some(network), Some(peer)) => (Some(network?), Some(peer?)),
+            (Some(network), None) => (Some(network?), None),
+            (None, Some(peer)) => (None, Some(peer?)),
+            (None, None) => return None,
+        })
     }
 
     fn text<T>(
