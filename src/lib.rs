@@ -47,6 +47,8 @@ pub use limits::{
     AllowList, AllowRule, Host, LimitWarning, Limits, NodeType, Observe, PrefixLimits, Rate,
     ScopeLimits, SubnetLimits, UnknownNodeType,
 };
+#[cfg(feature = "serde")]
+pub use limits::{FileError, LimitsFile, Position, Problem, ProblemKind};
 pub use name::{ConnectionId, Direction, MAX_NAME_BYTES, PeerKey, Source};
 pub use priority::Priority;
 pub use report::{

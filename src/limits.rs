@@ -5,6 +5,8 @@
 
 mod allow;
 mod check;
+#[cfg(feature = "serde")]
+mod file;
 mod host;
 mod node_type;
 mod observe;
@@ -18,6 +20,8 @@ use crate::limit::Limit;
 use crate::name::{MAX_NAME_BYTES, PeerKey};
 pub use allow::{AllowList, AllowRule};
 pub use check::LimitWarning;
+#[cfg(feature = "serde")]
+pub use file::{FileError, LimitsFile, Position, Problem, ProblemKind};
 pub use host::Host;
 pub use node_type::{NodeType, UnknownNodeType};
 pub use observe::Observe;

@@ -99,6 +99,14 @@ impl AllowList {
         self
     }
 
+    /// All of the rules, none of which is empty, however many they are.
+    #[cfg(feature = "serde")]
+    pub(super) fn of(rules: Vec<(Option<IpNet>, Option<PeerKey>)>) -> Self {
+        let mut seen = std::collections::BTreeSet::new();
+        let new = rules.into_iter().filter(|rule| seen.insert(rule.clone()));
+        Self { rules: new.map(|(network, peer)| AllowRule { network, peer }).collect() }
+    }
+
     /// Whether a connection may use the allow-listed scopes; for now, if `peer` is `None`.
     pub(crate) fn covers(&self, address: Option<IpAddr>, peer: Option<&[u8]>) -> bool {
         let address = address.map(|address| address.to_canonical());
