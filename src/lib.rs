@@ -27,6 +27,8 @@ mod report;
 mod reservation;
 mod scope;
 mod stream;
+#[allow(dead_code, reason = "admission is about to ask it")]
+mod subnet;
 #[cfg_attr(leasehold_loom, allow(unsafe_code, reason = "loom's cells are reached by pointer"))]
 mod sync;
 mod usage;
