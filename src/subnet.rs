@@ -89,7 +89,7 @@ impl Subnets {
     }
 
     /// Someone is at the door. The answer holds the lock. `now` is time since the governor's epoch.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(&self, address: IpAddr, now: Duration) -> Entrance<'_> {
         let now = nanoseconds(now);
         let address = Hashed::new(address, &self.key);
@@ -100,7 +100,7 @@ impl Subnets {
     }
 
     /// One connection from there ended.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn leave(&self, address: IpAddr) {
         let address = Hashed::new(address, &self.key);
         let mut state = self.state.lock();
@@ -203,13 +203,13 @@ pub(crate) struct Entrance<'a> {
 
 impl Entrance<'_> {
     /// Why the connection would be refused, if it would. Changes nothing.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn check(&self) -> Result<(), Refused> {
         self.state.check(&self.visitor, self.now, self.key)
     }
 
     /// Counts the connection, and spends one of each rate that applies and is not in excess.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn commit(self) {
         let Self { mut state, key, visitor, now } = self;
         let mut retired = Retired::new();
@@ -227,7 +227,7 @@ enum Hashed {
 }
 
 impl Hashed {
-    #[inline]
+    #[inline(always)]
     fn new(address: IpAddr, key: &HashKey) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => {
@@ -251,13 +251,13 @@ enum Visitor {
 /// Each of these asks the family that the visitor belongs to.
 impl State {
     /// Time never falls.
-    #[inline]
+    #[inline(always)]
     fn turn(&mut self, now: u64) -> u64 {
         self.now = self.now.max(now);
         self.now
     }
 
-    #[inline]
+    #[inline(always)]
     fn visit(&self, address: Hashed, key: &HashKey) -> Visitor {
         match address {
             Hashed::V4(bits, hash) => Visitor::V4(self.v4.visit(bits, hash, key)),
@@ -265,7 +265,7 @@ impl State {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn check(&self, visitor: &Visitor, now: u64, key: &HashKey) -> Result<(), Refused> {
         match visitor {
             Visitor::V4(visit) => self.v4.check(visit, now, key),
@@ -273,7 +273,7 @@ impl State {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn check_rates(
         &self,
         visitor: &Visitor,
@@ -287,7 +287,7 @@ impl State {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn spend(
         &mut self,
         visitor: &Visitor,
@@ -302,7 +302,7 @@ impl State {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn count(&mut self, visitor: &Visitor, key: &HashKey) {
         match visitor {
             Visitor::V4(visit) => self.v4.count(visit, key),
@@ -310,7 +310,7 @@ impl State {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn uncount(&mut self, visitor: &Visitor, key: &HashKey) {
         match visitor {
             Visitor::V4(visit) => self.v4.uncount(visit, key),

@@ -60,7 +60,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// Finds what governs an address, whose hash is known already.
-    #[inline]
+    #[inline(always)]
     pub(super) fn visit(&self, address: B, hash: u64, key: &HashKey) -> Visit<B> {
         let governed = match self.networks.find(address) {
             Some(network) => Governed::Network(network),
@@ -76,7 +76,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// Why one more connection would be refused.
-    #[inline]
+    #[inline(always)]
     pub(super) fn check(&self, visit: &Visit<B>, now: u64, key: &HashKey) -> Result<(), Refused> {
         match &visit.governed {
             Governed::Network(index) => {
@@ -96,7 +96,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// Which rate one more would exceed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn check_rates(
         &self,
         visit: &Visit<B>,
@@ -125,7 +125,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// Spends one token of each rate that is not in excess; one that is stays where it is.
-    #[inline]
+    #[inline(always)]
     pub(super) fn spend(
         &mut self,
         visit: &Visit<B>,
@@ -157,7 +157,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// One connection more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn count(&mut self, visit: &Visit<B>, key: &HashKey) {
         self.live.add(visit.address, visit.hash, 1, key);
         match &visit.governed {
@@ -173,7 +173,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// One connection less.
-    #[inline]
+    #[inline(always)]
     pub(super) fn uncount(&mut self, visit: &Visit<B>, key: &HashKey) {
         self.live.remove(visit.address, visit.hash, key);
         match &visit.governed {
@@ -265,7 +265,7 @@ impl<B: Bits> Family<B> {
 }
 
 impl<B: Bits> Visit<B> {
-    #[inline]
+    #[inline(always)]
     fn rule_hash(&self, kept: &[u64; HASHES_KEPT], index: usize, length: u8, key: &HashKey) -> u64 {
         match kept.get(index) {
             Some(hash) => *hash,
@@ -275,7 +275,7 @@ impl<B: Bits> Visit<B> {
 }
 
 /// The hash of an address's prefix, given the hash of the address.
-#[inline]
+#[inline(always)]
 fn hash_of<B: Bits>(address: B, hash: u64, length: u8, key: &HashKey) -> u64 {
     match length == B::LENGTH {
         true => hash,
