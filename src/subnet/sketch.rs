@@ -12,17 +12,18 @@
 //! of the three; a commit raises those that are lower to the new time. A cell that is not later than
 //! now is as good as zero, so the sketch empties by itself.
 //!
-//! **Generations.** It starts small, and when a quarter of its cells are in use it goes on in a
+//! **Generations.** It starts small, and when a sixteenth of its cells is in use it goes on in a
 //! *generation* of eight times the size, until the most is reached; when hardly any are, in one of
 //! an eighth. Nothing is copied. A commit raises cells in the current generation alone, and the
 //! older ones stay to be read, each until the latest time in it has passed: the arrival time of a
-//! prefix is the *latest* of what they tell. There is at most one generation of each size, and
+//! prefix is the *latest* of what they tell. (With more in use, of a crowd that comes all at once
+//! too many would look busy where the burst is one.) There is at most one generation of each size, and
 //! 1 + 1/8 + 1/64 + … < 8/7. (Doubling a table of cells in place was considered. Each cell would
 //! have to be in both of its halves, and a crowd that comes all at once would fill the sketch with
 //! copies faster than it grows.)
 //!
 //! ```text
-//!              first commit            a quarter in use           a quarter in use
+//!              first commit         a sixteenth in use          a sixteenth in use
 //!   (nothing) ─────────────▶ smallest ◀───────────────▶ … ◀────────────────▶ largest
 //!                                        hardly any               hardly any
 //!   a generation that is not current, or finds itself so in maintenance:
@@ -161,8 +162,8 @@ impl Sketch {
     #[inline]
     fn resize(&mut self, swept: Sweep) {
         let Generation { lines, in_use, .. } = self.generations[self.current];
-        let full = in_use > lines * CELLS / 4;
-        let bare = swept == Sweep::Done && in_use < lines / 16;
+        let full = in_use > lines * CELLS / 16 && lines < self.most_lines;
+        let bare = swept == Sweep::Done && in_use < lines * CELLS / 512;
         if full || bare {
             self.go_on(lines, full);
         }
@@ -340,4 +341,121 @@ fn blank(lines: usize) -> Box<[Line]> {
 fn choice(hash: u64) -> [usize; 3] {
     let index = ((hash & u64::from(u32::MAX)) * CHOICES.len() as u64) >> 32;
     CHOICES[index as usize].map(usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::limits::Rate;
+    use crate::subnet::gcra::Pace;
+
+    fn pace(interval_ns: u64, burst: u32) -> Pace {
+        let burst = NonZeroU32::new(burst).expect("a burst");
+        Pace::new(Rate::new(Duration::from_nanos(interval_ns), burst))
+    }
+
+    /// Asks for one more as the rules do.
+    fn pass(sketch: &mut Sketch, pace: &Pace, hash: u64, now: u64) -> bool {
+        let Ok(arrival) = pace.spend(sketch.arrival(hash), now) else { return false };
+        sketch.raise(hash, arrival, now, &mut Retired::new());
+        true
+    }
+
+    /// Maintains a sketch to the end of a sweep.
+    fn maintain(sketch: &mut Sketch, now: u64) {
+        while sketch.maintain(now, 100, &mut Retired::new()) == Sweep::Going {}
+    }
+
+    /// The exact state of the same rate, key by key.
+    #[derive(Default)]
+    struct Exact(HashMap<u64, u64>);
+
+    impl Exact {
+        fn pass(&mut self, pace: &Pace, hash: u64, now: u64) -> bool {
+            let arrival = self.0.entry(hash).or_default();
+            pace.spend(*arrival, now).map(|next| *arrival = next).is_ok()
+        }
+    }
+
+    #[test]
+    fn no_key_gets_more_than_its_rate_whatever_the_others_do() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for (most_bytes, keys) in [(4 << 10, 300), (64 << 10, 3000), (1 << 20, 30_000)] {
+            let mut sketch = Sketch::new(most_bytes);
+            let mut exact = Exact::default();
+            let (mut now, mut passed, mut refused) = (1, 0, 0);
+            let mut current = pace(50_000, 4);
+            let keys: Vec<u64> = (0..keys).map(|_| random.u64(..)).collect();
+            for _ in 0..200_000 {
+                now += random.u64(..20);
+                match random.u32(..50_000) {
+                    0 => now += 1_000_000,
+                    1 => sketch.rebound(most_bytes / random.usize(1..4), &mut Retired::new()),
+                    2 => {
+                        current = pace(random.u64(1..100_000), random.u32(1..8));
+                        let latest = current.latest_arrival(now);
+                        sketch.lower_to(latest);
+                        for arrival in exact.0.values_mut() {
+                            *arrival = latest.min(*arrival);
+                        }
+                    }
+                    3..10 => maintain(&mut sketch, now),
+                    _ => {}
+                }
+                let key = keys[random.usize(..keys.len()) * random.usize(..2)];
+                if pass(&mut sketch, &current, key, now) {
+                    passed += 1;
+                    assert!(exact.pass(&current, key, now), "too low at {now}");
+                } else {
+                    refused += 1;
+                }
+                if sketch.generations.len() > 1 || passed % 1000 == 0 {
+                    assert!(sketch.memory_bytes() <= most_bytes, "{}", sketch.memory_bytes());
+                }
+            }
+            assert!(passed > 1000 && refused > 1000, "{passed} passed, {refused} refused");
+        }
+    }
+
+    #[test]
+    fn a_crowd_that_comes_all_at_once_is_known_apart() {
+        // A burst of one leaves no slack: what seems to be in debt is refused.
+        let pace = pace(1_000_000, 1);
+        let mut random = fastrand::Rng::with_seed(4);
+        for crowd in [10, 1000, 10_000, 60_000] {
+            let mut sketch = Sketch::new(10 << 20);
+            let refused =
+                (0..crowd).filter(|_| !pass(&mut sketch, &pace, random.u64(..), 1)).count();
+            println!("{refused} of {crowd} refused, {} KiB", sketch.memory_bytes() >> 10);
+            assert!(refused * 25 <= crowd, "{refused} of {crowd}");
+        }
+    }
+
+    #[test]
+    fn it_shrinks_to_what_is_in_debt_and_to_nothing() {
+        let pace = pace(1_000_000, 8);
+        let mut random = fastrand::Rng::with_seed(5);
+        let mut sketch = Sketch::new(1 << 20);
+        assert_eq!(sketch.memory_bytes(), 0);
+        for _ in 0..100_000 {
+            pass(&mut sketch, &pace, random.u64(..), 1);
+        }
+        assert!(sketch.memory_bytes() > 500 << 10);
+        // A few come all the time. The large generation empties, and goes.
+        let mut now = 1;
+        for _ in 0..1000 {
+            now += 100_000;
+            pass(&mut sketch, &pace, random.u64(..5), now);
+            if now % 1_000_000 == 1 {
+                maintain(&mut sketch, now);
+            }
+        }
+        assert!(sketch.memory_bytes() < 16 << 10, "{}", sketch.memory_bytes());
+        maintain(&mut sketch, now + 10_000_000);
+        assert_eq!(sketch.memory_bytes(), 0);
+    }
 }
