@@ -90,7 +90,7 @@ fn some_address(random: &mut fastrand::Rng) -> IpAddr {
 
 fn some_limits(random: &mut fastrand::Rng) -> SubnetLimits {
     let mut limits = SubnetLimits::unlimited();
-    let mut some = |random: &mut fastrand::Rng| match random.u8(..8) {
+    let some = |random: &mut fastrand::Rng| match random.u8(..8) {
         0 => PrefixLimits::unlimited(),
         1 => PrefixLimits::unlimited().connections(Limit::Blocked),
         _ => at_once(random.u64(1..20)),

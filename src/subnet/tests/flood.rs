@@ -54,11 +54,11 @@ impl Figures {
         let n = self.strangers_came;
         self.strangers_came += 1;
         self.strangers_passed += u64::from(visit(subnets, stranger(n), now));
-        if n % strangers_for_a_client == 0 {
+        if n.is_multiple_of(strangers_for_a_client) {
             self.clients_passed += u64::from(visit(subnets, client(self.clients_came), now));
             self.clients_came += 1;
         }
-        if n % 1000 == 0 {
+        if n.is_multiple_of(1000) {
             self.most_bytes = self.most_bytes.max(subnets.memory_bytes());
         }
     }
@@ -73,13 +73,13 @@ fn ten_million_addresses_keep_no_client_out() {
     let mut abuser_passed = 0;
     for n in 0..HALF {
         figures.step(&subnets, seconds(1), HALF / CLIENTS);
-        abuser_passed += u64::from(n % 1000 == 0 && visit(&subnets, ABUSER, seconds(1)));
+        abuser_passed += u64::from(n.is_multiple_of(1000) && visit(&subnets, ABUSER, seconds(1)));
     }
     println!("at one instant: {figures:?}");
     for n in 0..HALF {
         let now = seconds(1) + Duration::from_micros(n * 12);
         figures.step(&subnets, now, HALF / CLIENTS / RETURNS);
-        abuser_passed += u64::from(n % 1000 == 0 && visit(&subnets, ABUSER, now));
+        abuser_passed += u64::from(n.is_multiple_of(1000) && visit(&subnets, ABUSER, now));
     }
     println!("and in a minute: {figures:?}, the abuser passed {abuser_passed} times");
     assert_eq!(figures.strangers_came, 10_000_000);
