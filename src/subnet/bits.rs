@@ -1,0 +1,96 @@
+//! The addresses of one family as numbers.
+
+use super::hash::HashKey;
+
+/// An address, or the prefix of one with zeros behind it.
+pub(super) trait Bits: Copy + Ord {
+    /// How many bits an address has.
+    const LENGTH: u8;
+
+    /// The same in a form that needs little alignment, so that entries of a table stay small.
+    type Packed: Copy + Eq;
+
+    fn pack(self) -> Self::Packed;
+    fn unpack(packed: Self::Packed) -> Self;
+
+    /// The first `length` bits.
+    fn prefix(self, length: u8) -> Self;
+
+    /// The keyed hash of a prefix of this length.
+    fn hash(self, length: u8, key: &HashKey) -> u64;
+}
+
+impl Bits for u32 {
+    const LENGTH: u8 = 32;
+
+    type Packed = Self;
+
+    fn pack(self) -> Self {
+        self
+    }
+
+    fn unpack(packed: Self) -> Self {
+        packed
+    }
+
+    #[inline]
+    fn prefix(self, length: u8) -> Self {
+        self & Self::MAX.checked_shl(u32::from(Self::LENGTH - length)).unwrap_or(0)
+    }
+
+    #[inline]
+    fn hash(self, length: u8, key: &HashKey) -> u64 {
+        key.hash([], u64::from(self) | u64::from(length) << 32, 5)
+    }
+}
+
+impl Bits for u128 {
+    const LENGTH: u8 = 128;
+
+    type Packed = [u32; 4];
+
+    fn pack(self) -> [u32; 4] {
+        [self as u32, (self >> 32) as u32, (self >> 64) as u32, (self >> 96) as u32]
+    }
+
+    fn unpack(packed: [u32; 4]) -> Self {
+        packed.into_iter().rev().fold(0, |bits, word| bits << 32 | Self::from(word))
+    }
+
+    #[inline]
+    fn prefix(self, length: u8) -> Self {
+        self & Self::MAX.checked_shl(u32::from(Self::LENGTH - length)).unwrap_or(0)
+    }
+
+    #[inline]
+    fn hash(self, length: u8, key: &HashKey) -> u64 {
+        let (high, low) = ((self >> 64) as u64, self as u64);
+        match length {
+            // The usual prefixes have nothing in the low half.
+            ..=64 => key.hash([high], u64::from(length), 1),
+            _ => key.hash([high, low], u64::from(length), 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bits;
+
+    #[test]
+    fn a_prefix_keeps_the_first_bits() {
+        assert_eq!(0xffff_ffff_u32.prefix(0), 0);
+        assert_eq!(0xffff_ffff_u32.prefix(8), 0xff00_0000);
+        assert_eq!(0xffff_ffff_u32.prefix(32), 0xffff_ffff);
+        assert_eq!(u128::MAX.prefix(0), 0);
+        assert_eq!(u128::MAX.prefix(48), 0xffff_ffff_ffff << 80);
+        assert_eq!(u128::MAX.prefix(128), u128::MAX);
+    }
+
+    #[test]
+    fn what_is_packed_comes_back() {
+        let bits = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff_u128;
+        assert_eq!(u128::unpack(bits.pack()), bits);
+        assert_eq!(size_of::<(<u128 as Bits>::Packed, u32)>(), 20);
+    }
+}
