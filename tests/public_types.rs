@@ -77,15 +77,6 @@ fn asserted() -> Vec<&'static str> {
         Reservation,
         StreamGuard,
         Usage,
-        Host,
-        NodeType,
-        AllowList,
-        AllowRule,
-        Observe,
-        PrefixLimits,
-        Rate,
-        SubnetLimits,
-        Priority,
     ]
 }
 

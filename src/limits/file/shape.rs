@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn node_types_are_called_what_they_call_themselves() {
-        assert_eq!(NodeType::ALL.map(|node_type| node_type.to_string()), NODE_TYPES);
+        let names: Vec<_> = NodeType::ALL.iter().map(NodeType::to_string).collect();
+        assert_eq!(names, NODE_TYPES);
     }
 
     #[test]
