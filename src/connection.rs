@@ -9,7 +9,7 @@
 //! **Lock order.** stream account ▸ connection ▸ subnets ▸ scope tree ▸ arena. At most one
 //! connection's mutex is held at a time: before a sibling is swept, one's own is let go. No
 //! memory is mapped or unmapped, no waker woken, cloned or dropped, and no record dropped under
-//! any of them: such work is an [`errand`](attempt), run between two attempts.
+//! any of them: such work is an [`errand`], run between two attempts.
 //!
 //! **Phases.** *Open* ▸ *closed* (once, by the guard or from outside: memory comes back, and
 //! everything new is refused) ▸ *gone* (the guard dropped: counts come back, and what was borrowed
@@ -27,16 +27,18 @@
 
 mod account;
 mod admit;
-mod attempt;
 mod audit;
 mod charges;
 mod close;
+mod errand;
 mod ledger;
+mod lend;
 mod loose;
 mod remote;
 mod seat;
 mod shared;
 mod wakers;
+mod weigh;
 
 use std::net::IpAddr;
 use std::panic::Location;

@@ -39,17 +39,17 @@ mod level;
 mod levels;
 mod line;
 mod peers;
+mod plain;
 mod refusals;
 mod report;
 mod request;
 
-use std::hash::BuildHasher;
 use std::num::NonZeroU8;
 
 use crossbeam_utils::CachePadded;
 
 use crate::error::{NameTooLong, Refused, Scope};
-use crate::keyed::{KeyedHasher, new_hasher};
+use crate::keyed::KeyedHasher;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::{MAX_NAME_BYTES, PeerKey};
 use crate::sync::Mutex;
@@ -169,10 +169,10 @@ impl LevelRef {
 
 impl<M: Clone> Tree<M> {
     pub(crate) fn new(limits: Limits) -> Self {
-        let hasher = new_hasher();
+        let hasher = KeyedHasher::random();
         Self {
             scopes: CachePadded::new(Mutex::new(Scopes {
-                levels: Levels::new(limits, hasher.hash_one(OTHER_CLASSES.as_bytes())),
+                levels: Levels::new(limits, hasher.hash(OTHER_CLASSES.as_bytes())),
                 refusals: Refusals::default(),
                 observed: Refusals::default(),
                 admitted: 0,
@@ -183,12 +183,12 @@ impl<M: Clone> Tree<M> {
 
     /// Prepares a peer's key.
     pub(crate) fn peer_key<'a>(&self, key: &'a [u8]) -> Result<Hashed<'a, [u8]>, NameTooLong> {
-        Ok(Hashed { hash: self.hasher.hash_one(bounded(key)?), name: key })
+        Ok(Hashed { hash: self.hasher.hash(bounded(key)?), name: key })
     }
 
     /// Prepares a class's name.
     pub(crate) fn class_name<'a>(&self, name: &'a str) -> Result<Hashed<'a, str>, NameTooLong> {
-        Ok(Hashed { hash: self.hasher.hash_one(bounded(name.as_bytes())?), name })
+        Ok(Hashed { hash: self.hasher.hash(bounded(name.as_bytes())?), name })
     }
 
     /// Locks the scopes above a connection, and all others with them.
@@ -230,7 +230,7 @@ impl<M: Clone> Tree<M> {
     /// `along` runs in the same step.
     pub(crate) fn set_limits(&self, limits: Limits, along: impl FnOnce()) {
         let mut scopes = self.scopes.lock();
-        let replaced = scopes.levels.set_limits(limits, |key| self.hasher.hash_one(key));
+        let replaced = scopes.levels.set_limits(limits, |key| self.hasher.hash(key));
         along();
         drop(scopes);
         drop(replaced);
@@ -242,7 +242,7 @@ impl<M: Clone> Tree<M> {
         key: &PeerKey,
         limits: Option<ScopeLimits>,
     ) -> Option<ScopeLimits> {
-        let hash = self.hasher.hash_one(key.as_bytes());
+        let hash = self.hasher.hash(key.as_bytes());
         self.scopes.lock().levels.set_peer_limits(hash, key, limits)
     }
 

@@ -29,7 +29,6 @@
 mod bits;
 mod family;
 mod gcra;
-mod hash;
 mod live;
 mod rules;
 mod sketch;
@@ -42,12 +41,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::error::Refused;
+use crate::keyed::KeyedHasher;
 use crate::limits::{PrefixLimits, SubnetLimits};
 use crate::sync::{Mutex, MutexGuard};
 use bits::Bits;
 use family::{Family, FamilyLimits, Replaced, Visit};
 use gcra::nanoseconds;
-use hash::HashKey;
 use rules::{Purpose, Room};
 use sketch::{Retired, Sketch, Sweep};
 
@@ -68,7 +67,7 @@ pub(crate) enum Enforcement {
 /// The state behind the limits by address.
 pub(crate) struct Subnets {
     /// Outside the lock, so that a hash is ready when the lock is had.
-    key: HashKey,
+    key: KeyedHasher,
     state: Mutex<State>,
 }
 
@@ -83,7 +82,7 @@ struct State {
 impl Subnets {
     pub(crate) fn new(limits: &SubnetLimits) -> Self {
         let state = State { v4: Family::new(), v6: Family::new(), now: 0 };
-        let subnets = Self { key: HashKey::random(), state: Mutex::new(state) };
+        let subnets = Self { key: KeyedHasher::random(), state: Mutex::new(state) };
         subnets.set_limits(limits, || {});
         subnets
     }
@@ -196,7 +195,7 @@ impl Subnets {
 #[must_use = "nothing is counted without a commit"]
 pub(crate) struct Entrance<'a> {
     state: MutexGuard<'a, State>,
-    key: &'a HashKey,
+    key: &'a KeyedHasher,
     visitor: Visitor,
     now: u64,
 }
@@ -228,7 +227,7 @@ enum Hashed {
 
 impl Hashed {
     #[inline(always)]
-    fn new(address: IpAddr, key: &HashKey) -> Self {
+    fn new(address: IpAddr, key: &KeyedHasher) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => {
                 let bits = address.to_bits();
@@ -258,7 +257,7 @@ impl State {
     }
 
     #[inline(always)]
-    fn visit(&self, address: Hashed, key: &HashKey) -> Visitor {
+    fn visit(&self, address: Hashed, key: &KeyedHasher) -> Visitor {
         match address {
             Hashed::V4(bits, hash) => Visitor::V4(self.v4.visit(bits, hash, key)),
             Hashed::V6(bits, hash) => Visitor::V6(self.v6.visit(bits, hash, key)),
@@ -266,7 +265,7 @@ impl State {
     }
 
     #[inline(always)]
-    fn check(&self, visitor: &Visitor, now: u64, key: &HashKey) -> Result<(), Refused> {
+    fn check(&self, visitor: &Visitor, now: u64, key: &KeyedHasher) -> Result<(), Refused> {
         match visitor {
             Visitor::V4(visit) => self.v4.check(visit, now, key),
             Visitor::V6(visit) => self.v6.check(visit, now, key),
@@ -279,7 +278,7 @@ impl State {
         visitor: &Visitor,
         purpose: Purpose,
         now: u64,
-        key: &HashKey,
+        key: &KeyedHasher,
     ) -> Result<(), Refused> {
         match visitor {
             Visitor::V4(visit) => self.v4.check_rates(visit, purpose, now, key),
@@ -293,7 +292,7 @@ impl State {
         visitor: &Visitor,
         purpose: Purpose,
         now: u64,
-        key: &HashKey,
+        key: &KeyedHasher,
         retired: &mut Retired,
     ) {
         match visitor {
@@ -303,7 +302,7 @@ impl State {
     }
 
     #[inline(always)]
-    fn count(&mut self, visitor: &Visitor, key: &HashKey) {
+    fn count(&mut self, visitor: &Visitor, key: &KeyedHasher) {
         match visitor {
             Visitor::V4(visit) => self.v4.count(visit, key),
             Visitor::V6(visit) => self.v6.count(visit, key),
@@ -311,7 +310,7 @@ impl State {
     }
 
     #[inline(always)]
-    fn uncount(&mut self, visitor: &Visitor, key: &HashKey) {
+    fn uncount(&mut self, visitor: &Visitor, key: &KeyedHasher) {
         match visitor {
             Visitor::V4(visit) => self.v4.uncount(visit, key),
             Visitor::V6(visit) => self.v6.uncount(visit, key),
@@ -323,7 +322,7 @@ impl State {
         v4: FamilyLimits<u32>,
         v6: FamilyLimits<u128>,
         room: Room,
-        key: &HashKey,
+        key: &KeyedHasher,
     ) -> (Replaced<u32>, Replaced<u128>) {
         let now = self.now;
         (self.v4.set_limits(v4, room, now, key), self.v6.set_limits(v6, room, now, key))

@@ -50,11 +50,15 @@ pub(crate) enum Lane {
 /// Seven lanes, and one to make the vector whole.
 const LANES: usize = 8;
 
+/// Counts end here, even where they are unlimited. They are signed because processors compare
+/// vectors of signed numbers faster.
+pub(crate) const MOST_COUNT: u32 = i32::MAX as u32;
+
 /// A [`Usage`] in the form in which scopes keep it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) memory: u64,
-    counts: [u32; LANES],
+    counts: [i32; LANES],
 }
 
 impl Tally {
@@ -72,7 +76,7 @@ impl Tally {
             Direction::Inbound => Lane::ConnectionsInbound,
             Direction::Outbound => Lane::ConnectionsOutbound,
         } as usize] = 1;
-        tally.counts[Lane::Fds as usize] = u32::from(fd);
+        tally.counts[Lane::Fds as usize] = i32::from(fd);
         tally
     }
 
@@ -80,10 +84,10 @@ impl Tally {
     #[inline]
     pub(crate) fn of_streams(inbound: u32, outbound: u32) -> Self {
         let mut tally = Self::default();
-        // Every stream is charged to the system, which counts them in 32 bits.
-        tally.counts[Lane::Streams as usize] = inbound + outbound;
-        tally.counts[Lane::StreamsInbound as usize] = inbound;
-        tally.counts[Lane::StreamsOutbound as usize] = outbound;
+        // Every stream is charged to the system, which counts no more than there are numbers.
+        tally.counts[Lane::Streams as usize] = (inbound + outbound) as i32;
+        tally.counts[Lane::StreamsInbound as usize] = inbound as i32;
+        tally.counts[Lane::StreamsOutbound as usize] = outbound as i32;
         tally
     }
 
@@ -96,7 +100,7 @@ impl Tally {
     }
 
     pub(crate) fn count(&self, lane: Lane) -> u32 {
-        self.counts[lane as usize]
+        self.counts[lane as usize] as u32
     }
 
     #[inline]
@@ -140,12 +144,12 @@ impl Tally {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ceilings {
     memory: u64,
-    counts: [u32; LANES],
+    counts: [i32; LANES],
 }
 
 impl Ceilings {
     /// Only what can be counted at all is in the way.
-    pub(crate) const NONE: Self = Self { memory: u64::MAX, counts: [u32::MAX; LANES] };
+    pub(crate) const NONE: Self = Self { memory: u64::MAX, counts: [i32::MAX; LANES] };
 
     pub(crate) fn new(memory: Limit, count: impl Fn(Lane) -> Limit) -> Self {
         let lanes = [
@@ -159,8 +163,7 @@ impl Ceilings {
         ];
         let mut ceilings = Self { memory: memory.max(), ..Self::NONE };
         for lane in lanes {
-            // Counts are kept in 32 bits, so they end there even where they are unlimited.
-            ceilings.counts[lane as usize] = count(lane).max().try_into().unwrap_or(u32::MAX);
+            ceilings.counts[lane as usize] = count(lane).max().min(MOST_COUNT.into()) as i32;
         }
         ceilings
     }
@@ -177,12 +180,12 @@ impl Ceilings {
     ) -> bool {
         let memory = in_use.memory.saturating_sub(idle_bytes).checked_add(more.memory);
         let memory = more.memory == 0 || memory.is_some_and(|memory| memory <= share(self.memory));
-        let mut counts = true;
+        let mut over = false;
         for lane in 0..LANES {
-            let (now, more) = (in_use.counts[lane], more.counts[lane]);
-            let then = now.wrapping_add(more);
-            counts &= (more == 0) | ((then >= now) & (then <= self.counts[lane]));
+            // Below zero where a limit was lowered below what is in use.
+            let headroom = self.counts[lane] - in_use.counts[lane];
+            over |= (more.counts[lane] > headroom) & (more.counts[lane] > 0);
         }
-        memory & counts
+        memory & !over
     }
 }

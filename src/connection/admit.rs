@@ -1,6 +1,6 @@
 //! How a connection comes in, and how it turns out to be somebody in particular.
 
-use super::attempt::{Errand, Halt, Halted};
+use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase};
 use super::remote::Remote;
 use super::{Connection, Shared, Terms};
@@ -26,16 +26,11 @@ impl Connection {
         let peer = terms.peer.map(|key| shared.tree.peer_key(key)).transpose()?;
         let class = terms.class.map(|name| shared.tree.class_name(name)).transpose()?;
         let now = shared.read_clock();
-        let admitted =
-            Errand::run(shared, |errand| attempt_admit(shared, &terms, peer, class, now, errand));
-        let admitted = match admitted {
-            Ok(admitted) => admitted,
-            Err(Halted::Refused(refused)) => {
-                shared.tree.count_refusal(&refused);
-                return Err(refused.into());
-            }
-            Err(Halted::Closed) => unreachable!("nobody knows the connection, so nobody closed it"),
-        };
+        let admitted = shared.run(|| attempt_admit(shared, &terms, peer, class, now));
+        let admitted = admitted.map_err(|halted| match halted {
+            Halted::Refused(refused) => refused,
+            Halted::Closed => unreachable!("nobody knows the connection, so nobody closed it"),
+        })?;
         let connection = Self::new(shared.clone(), terms, admitted);
         shared.registry.insert(connection.clone());
         Ok(connection)
@@ -67,7 +62,7 @@ impl Connection {
     /// Moves everything the connection has from the transient scope to a peer's.
     pub(crate) fn bind(&self, key: &[u8]) -> Result<(), BindError> {
         let peer = self.shared.tree.peer_key(key)?;
-        let bound = self.run_counted(|errand| self.attempt_bind(peer, errand));
+        let bound = self.shared.run(|| self.attempt_bind(peer));
         match bound {
             Ok(true) => Ok(()),
             Ok(false) => Err(BindError::AlreadyBound),
@@ -76,7 +71,7 @@ impl Connection {
         }
     }
 
-    fn attempt_bind(&self, peer: Hashed<'_, [u8]>, errand: &mut Errand<'_>) -> Result<bool, Halt> {
+    fn attempt_bind(&self, peer: Hashed<'_, [u8]>) -> Result<bool, Halt> {
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
         if ledger.phase != Phase::Open {
@@ -84,6 +79,14 @@ impl Connection {
         }
         if ledger.place.peer().is_some() {
             return Ok(false);
+        }
+        if !ledger.has_streams() && ledger.place.realm == Realm::Ordinary {
+            let own = ledger.usage();
+            let mut line = self.line(ledger);
+            if line.try_bind_plainly(peer, &own, self.id) {
+                ledger.place = line.place();
+                return Ok(true);
+            }
         }
         let shares = ledger.stream_shares();
         loop {
@@ -128,7 +131,7 @@ impl Connection {
                     let victim = line.victim(&shortfall);
                     drop(line);
                     drop(vacated);
-                    return Err(errand.overcome(shortfall.refused, victim));
+                    return Err(Halt::short_of_room(shortfall.refused, victim));
                 }
             }
         }
@@ -145,7 +148,7 @@ impl Connection {
 
     /// The connection turns out to come from elsewhere: it counts there from now on.
     pub(crate) fn rebind_source(&self, source: Source) -> Result<(), BindError> {
-        let moved = self.run_counted(|_| {
+        let moved = self.shared.run(|| {
             let mut guard = self.ledger.lock();
             let ledger = &mut *guard;
             if ledger.phase != Phase::Open {
@@ -238,7 +241,6 @@ fn attempt_admit(
     peer: Option<Hashed<'_, [u8]>>,
     class: Option<Hashed<'_, str>>,
     now: std::time::Duration,
-    errand: &mut Errand<'_>,
 ) -> Result<Admitted, Halt> {
     let own = Tally::default();
     let request = Request::new(
@@ -251,6 +253,14 @@ fn attempt_admit(
     let mut by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
     let mut line = shared.tree.enter(peer, class);
     let mut counted = entrance.is_some();
+    if by_subnet.is_none() && line.try_admit_plainly(&request) {
+        let admitted = Admitted { id: line.admit(), place: line.place(), counted };
+        drop(line);
+        if let Some(entrance) = entrance {
+            entrance.commit();
+        }
+        return Ok(admitted);
+    }
     let granted = match by_subnet {
         Some(refused) if !line.observes(Scope::Subnet) => Err(Shortfall::from(refused)),
         _ => line.check(&own, &request),
@@ -266,7 +276,7 @@ fn attempt_admit(
             drop(line);
             drop(entrance);
             drop(vacated);
-            return Err(errand.overcome(shortfall.refused, victim));
+            return Err(Halt::short_of_room(shortfall.refused, victim));
         }
         (counted, by_subnet) = (false, None);
     }

@@ -2,7 +2,7 @@
 
 use super::Connection;
 use super::account::StreamAccount;
-use super::attempt::Halt;
+use super::errand::Halt;
 use super::ledger::{Ledger, Phase, Stream, StreamClass};
 use crate::error::{BindError, LeaseError, Scope};
 use crate::name::Direction;
@@ -20,14 +20,14 @@ impl Connection {
         bytes: u64,
         priority: Priority,
     ) -> Result<(), LeaseError> {
-        let reserved = self.run_counted(|errand| {
+        let reserved = self.shared.run(|| {
             let entry = self.enter(account, bytes, priority)?;
             let mut ledger = self.ledger.lock();
             if ledger.phase != Phase::Open {
                 return Err(Halt::Closed);
             }
             let request = Request::new(Tally::of_memory(bytes)).at(priority);
-            self.charge(&mut ledger, account, &request, errand)?;
+            self.charge(&mut ledger, account, &request)?;
             ledger.reserved += bytes;
             drop(ledger);
             self.commit(entry);
@@ -58,7 +58,7 @@ impl Connection {
         &self,
         direction: Direction,
     ) -> Result<Arc<StreamAccount>, LeaseError> {
-        let opened = self.run_counted(|errand| {
+        let opened = self.shared.run(|| {
             let mut ledger = self.ledger.lock();
             if ledger.phase != Phase::Open {
                 return Err(Halt::Closed);
@@ -71,7 +71,7 @@ impl Connection {
             {
                 return Err(Halt::Refused(refused));
             }
-            self.charge(&mut ledger, None, &Request::new(more), errand)?;
+            self.charge(&mut ledger, None, &Request::new(more))?;
             if let Some(refused) = by_stream {
                 self.shared.tree.count_observed(&refused);
             }

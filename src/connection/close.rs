@@ -48,10 +48,22 @@ impl Connection {
         let ends_now = closer == Closer::Guard && ledger.phase != Phase::Gone;
         let mut bytes = 0;
         if closes_now {
-            bytes += self.take_memory(ledger, &mut reclaimed, &mut aftermath);
+            ledger.phase = Phase::Closed;
+            reclaimed.reserved_bytes = std::mem::take(&mut ledger.reserved);
+            bytes += reclaimed.reserved_bytes;
+            if ledger.has_leased() {
+                bytes += self.take_memory(ledger, &mut reclaimed, &mut aftermath);
+            } else {
+                // The first magazine carries the mark for all to see.
+                self.magazines[0].close();
+            }
         }
         if ends_now {
-            bytes += self.take_forgotten(ledger, &mut reclaimed, &mut aftermath);
+            let streams = [ledger.streams_inbound, ledger.streams_outbound];
+            reclaimed.streams = streams.into_iter().map(u64::from).sum();
+            if ledger.stragglers > 0 {
+                bytes += self.take_forgotten(ledger, &mut reclaimed, &mut aftermath);
+            }
         }
         if closes_now || ends_now {
             self.credit_close(ledger, bytes, ends_now, &mut aftermath);
@@ -69,16 +81,16 @@ impl Connection {
     }
 
     /// Phase one: everything that is idle or revocable. Answers how many bytes that is.
+    #[inline(never)]
     fn take_memory(
         &self,
         ledger: &mut Ledger,
         reclaimed: &mut Reclaimed,
         aftermath: &mut Aftermath,
     ) -> u64 {
-        ledger.phase = Phase::Closed;
-        // The first magazine carries the mark for all to see.
         for (class, magazine) in self.magazines() {
-            // What is vacant stays so: a block is installed under the mutex and while open.
+            // What is vacant stays so: a block is installed under the mutex and while open. Only
+            // the first magazine carries the mark in any case, for all to see.
             if class > 0 && magazine.word().is_vacant() {
                 continue;
             }
@@ -104,11 +116,11 @@ impl Connection {
         let revoked =
             ledger.loose_mut().map(|loose| loose.take_held(Hold::Owned)).unwrap_or_default();
         reclaimed.leased_bytes += self.give_loose(ledger, revoked, aftermath);
-        reclaimed.reserved_bytes = std::mem::take(&mut ledger.reserved);
-        reclaimed.cached_bytes + reclaimed.leased_bytes + reclaimed.reserved_bytes
+        reclaimed.cached_bytes + reclaimed.leased_bytes
     }
 
     /// Phase two: what was borrowed and forgotten. Answers how many bytes that is.
+    #[inline(never)]
     fn take_forgotten(
         &self,
         ledger: &mut Ledger,
@@ -116,10 +128,6 @@ impl Connection {
         aftermath: &mut Aftermath,
     ) -> u64 {
         let mut bytes = 0;
-        reclaimed.streams = u64::from(ledger.streams_inbound) + u64::from(ledger.streams_outbound);
-        if ledger.stragglers == 0 {
-            return 0;
-        }
         for (class, magazine) in self.magazines() {
             for slot in magazine.reclaim_forgotten() {
                 self.shared.arena.give(class, Block(magazine.block(slot)));
@@ -147,6 +155,17 @@ impl Connection {
         let ended = ledger.usage().with_memory(bytes);
         ledger.memory -= bytes;
         let mut line = self.line(ledger);
+        if ends_now
+            && ledger.memory == 0
+            && !ledger.listed
+            && !ledger.has_streams()
+            && let Some(vacated) = line.try_depart_plainly(&ended)
+        {
+            drop(line);
+            aftermath.vacated = Some(vacated);
+            self.depart(ledger, aftermath);
+            return;
+        }
         if std::mem::take(&mut ledger.listed) {
             aftermath.unlisted = line.unlist(self.id);
         }
@@ -174,6 +193,11 @@ impl Connection {
             }
             None => departed,
         });
+        self.depart(ledger, aftermath);
+    }
+
+    /// The scopes do not count the connection any longer.
+    fn depart(&self, ledger: &mut Ledger, aftermath: &mut Aftermath) {
         ledger.phase = Phase::Gone;
         ledger.place.class = None;
         if ledger.memory == 0 {
@@ -339,8 +363,7 @@ impl Connection {
     /// Moves the counts of leases and returns into the governor's tallies.
     pub(super) fn fold(&self, ledger: &mut Ledger) {
         let (mut leased_bytes, mut returned_bytes) = (0, 0);
-        if ledger.keep.is_none() {
-            // Nothing was ever leased.
+        if !ledger.has_leased() {
             return;
         }
         for (class, magazine) in self.magazines() {

@@ -118,6 +118,12 @@ impl Ledger {
         }
     }
 
+    /// Whether anything was ever leased on the connection.
+    #[inline]
+    pub(super) fn has_leased(&self) -> bool {
+        self.keep.is_some()
+    }
+
     pub(super) fn streams_mut(&mut self, direction: Direction) -> &mut u32 {
         match direction {
             Direction::Inbound => &mut self.streams_inbound,
@@ -156,6 +162,10 @@ impl Ledger {
 
     pub(super) fn stream_mut(&mut self, key: u32) -> Option<&mut Stream> {
         self.tables.as_mut()?.streams.get_mut(&key)
+    }
+
+    pub(super) fn has_streams(&self) -> bool {
+        self.tables.as_ref().is_some_and(|tables| !tables.streams.is_empty())
     }
 
     pub(super) fn streams(&mut self) -> impl Iterator<Item = &mut Stream> {

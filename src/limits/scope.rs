@@ -3,7 +3,7 @@
 use crate::error::{Refused, Resource, Scope};
 use crate::limit::Limit;
 use crate::priority::Priority;
-use crate::usage::{Ceilings, Lane, Tally};
+use crate::usage::{Ceilings, Lane, MOST_COUNT, Tally};
 
 /// The limits of one scope, resource by resource.
 ///
@@ -151,8 +151,8 @@ impl ScopeLimits {
         for (resource, lane) in rows {
             let limit = self.of(resource);
             let (in_use, requested) = (in_use.count(lane).into(), more.count(lane).into());
-            // Counts are kept in 32 bits, so they end there even where they are unlimited.
-            let counted = in_use + requested <= u32::MAX.into();
+            // Counts end somewhere even where they are unlimited.
+            let counted = in_use + requested <= MOST_COUNT.into();
             if requested > 0 && !(limit.admits(in_use, requested) && counted) {
                 return Err(Refused::new(scope, resource, limit, in_use, requested));
             }

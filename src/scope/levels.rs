@@ -2,9 +2,9 @@
 
 use super::classes::{Class, ClassRef, Classes, Crossing, Crossings};
 use super::level::Level;
-use super::peers::{Peer, PeerRef, Peers};
+use super::peers::{Peer, PeerRef, Peers, own_bounds};
 use super::request::Bounds;
-use super::{Hashed, LevelRef, Place, Standing};
+use super::{Hashed, LevelRef, Place, Realm, Standing};
 use crate::error::Scope;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::PeerKey;
@@ -26,15 +26,15 @@ pub(super) struct AllBounds {
     realms: [RealmBounds; 2],
 }
 
-struct RealmBounds {
-    system: Bounds,
-    transient: Bounds,
+pub(super) struct RealmBounds {
+    pub(super) system: Bounds,
+    pub(super) transient: Bounds,
 }
 
 /// The scopes that each realm has of its own.
 pub(super) struct RealmLevels<M> {
     pub(super) system: Level<M>,
-    transient: Level<M>,
+    pub(super) transient: Level<M>,
 }
 
 /// A scope above a connection, with the limits in force.
@@ -50,7 +50,7 @@ pub(crate) struct Vacated<M> {
     peer: Option<Box<Peer<M>>>,
     class: Option<Box<Class<M>>>,
     crossing: Option<Box<Crossing<M>>>,
-    others: Vec<Vacated<M>>,
+    others: Option<Box<Vacated<M>>>,
 }
 
 impl<M> Levels<M> {
@@ -76,7 +76,7 @@ impl<M> Levels<M> {
         mut visit: impl FnMut(Rung<'_, M>) -> Result<(), E>,
     ) -> Result<(), E> {
         let Self { bounds: all, realms, peers, classes, crossings, .. } = self;
-        let of_realm = &all.realms[place.realm as usize];
+        let of_realm = all.of(place.realm);
         let RealmLevels { system, transient } = &mut realms[place.realm as usize];
         match place.peer() {
             Some(at) => {
@@ -114,11 +114,9 @@ impl<M> Levels<M> {
     ) -> Option<R> {
         let Self { bounds: all, realms, peers, classes, crossings, .. } = self;
         Some(match at {
-            LevelRef::System(realm) => {
-                f(&mut realms[realm as usize].system, &all.realms[realm as usize].system)
-            }
+            LevelRef::System(realm) => f(&mut realms[realm as usize].system, &all.of(realm).system),
             LevelRef::Transient(realm) => {
-                f(&mut realms[realm as usize].transient, &all.realms[realm as usize].transient)
+                f(&mut realms[realm as usize].transient, &all.of(realm).transient)
             }
             LevelRef::Peer(peer) => {
                 let Peer { level, own, .. } = peers.get_mut(peer)?;
@@ -212,7 +210,7 @@ impl<M> Levels<M> {
     }
 
     pub(super) fn release_peer(&mut self, peer: Option<PeerRef>) -> Vacated<M> {
-        Vacated { peer: peer.and_then(|peer| self.peers.release(peer)), ..Vacated::none() }
+        Vacated::of_peer(peer.and_then(|peer| self.peers.release(peer)))
     }
 
     /// Holds a scope and those that it belongs to, if it is still there.
@@ -250,23 +248,31 @@ impl<M> Levels<M> {
 
 impl<M> Vacated<M> {
     pub(crate) fn none() -> Self {
-        Self { peer: None, class: None, crossing: None, others: Vec::new() }
+        Self { peer: None, class: None, crossing: None, others: None }
     }
 
-    pub(crate) fn merge(&mut self, other: Self) {
-        match other {
-            Self { peer: Some(peer), class: None, crossing: None, others }
-                if self.peer.is_none() && others.is_empty() =>
-            {
-                self.peer = Some(peer);
-            }
-            Self { peer: None, class: None, crossing: None, others } if others.is_empty() => {}
-            other => self.others.push(other),
+    pub(super) fn of_peer(peer: Option<Box<Peer<M>>>) -> Self {
+        Self { peer, ..Self::none() }
+    }
+
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        if self.peer.is_none() {
+            self.peer = other.peer.take();
         }
+        if other.peer.is_none() && other.class.is_none() && other.crossing.is_none() {
+            return;
+        }
+        other.others = self.others.take();
+        self.others = Some(Box::new(other));
     }
 }
 
 impl AllBounds {
+    #[inline]
+    pub(super) fn of(&self, realm: Realm) -> &RealmBounds {
+        &self.realms[realm as usize]
+    }
+
     fn new(limits: &Limits) -> Self {
         let realm = |system, transient| RealmBounds {
             system: Bounds::new(system),
@@ -281,12 +287,4 @@ impl AllBounds {
             ],
         }
     }
-}
-
-/// The limits that a peer has of its own.
-fn own_bounds(limits: &Limits, key: &[u8]) -> Option<Box<Bounds>> {
-    if limits.peers.is_empty() {
-        return None;
-    }
-    limits.peers.get(key).map(|limits| Box::new(Bounds::new(*limits)))
 }

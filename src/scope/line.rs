@@ -12,8 +12,8 @@ use crate::usage::Tally;
 
 /// Every scope above one connection, locked.
 pub(crate) struct Line<'a, M> {
-    scopes: MutexGuard<'a, Scopes<M>>,
-    place: Place,
+    pub(super) scopes: MutexGuard<'a, Scopes<M>>,
+    pub(super) place: Place,
     standing: Standing,
 }
 

@@ -13,6 +13,7 @@ use super::level::Level;
 use super::request::Bounds;
 use super::{PARTS, part_of};
 use crate::keyed::shrink;
+use crate::limits::Limits;
 
 /// Names a peer's scope while it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,6 +97,30 @@ impl<M> Peers<M> {
         at
     }
 
+    /// Holds the scope of the peer called `key`, found or made, if `enter` agrees.
+    #[inline]
+    pub(super) fn hold_if(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        limits: &Limits,
+        enter: impl FnOnce(&mut Peer<M>) -> bool,
+    ) -> Option<PeerRef> {
+        let part = self.part_mut(hash);
+        if let Some(peer) = part.find_mut(hash, |peer| peer.at.hash == hash && *peer.key == *key) {
+            let entered = enter(peer);
+            peer.holders += u32::from(entered);
+            return entered.then_some(peer.at);
+        }
+        let at = self.hold(hash, key, || own_bounds(limits, key));
+        let entered = self.get_mut(at).is_some_and(enter);
+        if !entered {
+            // Made in vain, and empty.
+            drop(self.release(at));
+        }
+        entered.then_some(at)
+    }
+
     /// Holds once more what is held already.
     pub(super) fn hold_again(&mut self, at: PeerRef) {
         if let Some(peer) = self.get_mut(at) {
@@ -106,13 +131,26 @@ impl<M> Peers<M> {
     /// Lets go of a scope. The last holder gets it, to drop it when no lock is held.
     #[must_use = "a scope may not be dropped under the lock"]
     pub(super) fn release(&mut self, at: PeerRef) -> Option<Box<Peer<M>>> {
+        self.release_after(at, |_| ())
+    }
+
+    /// As [`release`](Self::release), after something was done with it.
+    #[inline]
+    #[must_use = "a scope may not be dropped under the lock"]
+    pub(super) fn release_after(
+        &mut self,
+        at: PeerRef,
+        before: impl FnOnce(&mut Peer<M>),
+    ) -> Option<Box<Peer<M>>> {
         let part = self.part_mut(at.hash);
         let Ok(mut entry) = part.find_entry(at.hash, |peer| peer.at == at) else {
             debug_assert!(false, "a peer was released more often than it was held");
             return None;
         };
-        entry.get_mut().holders -= 1;
-        if entry.get().holders > 0 {
+        let peer = entry.get_mut();
+        before(peer);
+        peer.holders -= 1;
+        if peer.holders > 0 {
             return None;
         }
         let (removed, _) = entry.remove();
@@ -141,4 +179,12 @@ impl<M> Peers<M> {
     fn part_mut(&mut self, hash: u64) -> &mut HashTable<Box<Peer<M>>> {
         &mut self.parts[part_of(hash)]
     }
+}
+
+/// The limits that a peer has of its own.
+pub(super) fn own_bounds(limits: &Limits, key: &[u8]) -> Option<Box<Bounds>> {
+    if limits.peers.is_empty() {
+        return None;
+    }
+    limits.peers.get(key).map(|limits| Box::new(Bounds::new(*limits)))
 }

@@ -57,12 +57,18 @@ impl Request {
         in_use: &Tally,
     ) -> Result<(), Refused> {
         let bounds = bounds.unwrap_or(&Bounds::NONE);
-        let share = |limit| self.priority.share_of(limit);
-        if bounds.ceilings.fit(in_use, &self.usage, self.idle_bytes, share) {
+        if self.fits(bounds, in_use) {
             Ok(())
         } else {
             Err(self.refusal(scope, &bounds.limits, in_use))
         }
+    }
+
+    /// Whether [`check`](Self::check) has no objection, without the numbers.
+    #[inline(always)]
+    pub(super) fn fits(&self, bounds: &Bounds, in_use: &Tally) -> bool {
+        let share = |limit| self.priority.share_of(limit);
+        bounds.ceilings.fit(in_use, &self.usage, self.idle_bytes, share)
     }
 
     /// The first resource that does not fit.
@@ -93,7 +99,7 @@ mod tests {
                 0 => Limit::Unlimited,
                 1 => Limit::Blocked,
                 2 => Limit::Max(u64::MAX),
-                3 => Limit::Max(u32::MAX.into()),
+                3 => Limit::Max(i32::MAX as u64),
                 _ => Limit::Max(random.u64(..6)),
             };
             let limits = ScopeLimits::unlimited()
@@ -106,8 +112,8 @@ mod tests {
                 .streams_outbound(limit())
                 .fds(limit());
             let mut count = || match random.u32(..8) {
-                0 => u32::MAX / 2,
-                1 => u32::MAX / 2 - 1,
+                0 => i32::MAX as u32 / 2,
+                1 => i32::MAX as u32 / 2 - 1,
                 _ => random.u32(..4),
             };
             let mut tally = || {

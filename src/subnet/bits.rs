@@ -1,6 +1,6 @@
 //! The addresses of one family as numbers.
 
-use super::hash::HashKey;
+use crate::keyed::KeyedHasher;
 
 /// An address, or the prefix of one with zeros behind it.
 pub(super) trait Bits: Copy + Ord {
@@ -17,7 +17,7 @@ pub(super) trait Bits: Copy + Ord {
     fn prefix(self, length: u8) -> Self;
 
     /// The keyed hash of a prefix of this length.
-    fn hash(self, length: u8, key: &HashKey) -> u64;
+    fn hash(self, length: u8, key: &KeyedHasher) -> u64;
 }
 
 impl Bits for u32 {
@@ -39,8 +39,9 @@ impl Bits for u32 {
     }
 
     #[inline]
-    fn hash(self, length: u8, key: &HashKey) -> u64 {
-        key.hash([], u64::from(self) | u64::from(length) << 32, 5)
+    fn hash(self, length: u8, key: &KeyedHasher) -> u64 {
+        let [a, b, c, d] = self.to_be_bytes();
+        key.hash(&[a, b, c, d, length])
     }
 }
 
@@ -63,13 +64,11 @@ impl Bits for u128 {
     }
 
     #[inline]
-    fn hash(self, length: u8, key: &HashKey) -> u64 {
-        let (high, low) = ((self >> 64) as u64, self as u64);
-        match length {
-            // The usual prefixes have nothing in the low half.
-            ..=64 => key.hash([high], u64::from(length), 1),
-            _ => key.hash([high, low], u64::from(length), 1),
-        }
+    fn hash(self, length: u8, key: &KeyedHasher) -> u64 {
+        let mut bytes = [length; 17];
+        bytes[1..].copy_from_slice(&self.to_be_bytes());
+        // The usual prefixes have nothing in the low half.
+        key.hash(if length <= 64 { &bytes[..9] } else { &bytes })
     }
 }
 

@@ -5,11 +5,11 @@
 //! counted wrongly after.
 
 use super::bits::Bits;
-use super::hash::HashKey;
 use super::live::Counts;
 use super::rules::{Network, Networks, Purpose, Room, Rule, room};
 use super::sketch::{Retired, Sketch};
 use crate::error::Refused;
+use crate::keyed::KeyedHasher;
 use crate::limits::PrefixLimits;
 
 /// Hashes that are kept from a check to its commit. Whoever has more rules pays for them twice.
@@ -61,7 +61,7 @@ impl<B: Bits> Family<B> {
 
     /// Finds what governs an address, whose hash is known already.
     #[inline(always)]
-    pub(super) fn visit(&self, address: B, hash: u64, key: &HashKey) -> Visit<B> {
+    pub(super) fn visit(&self, address: B, hash: u64, key: &KeyedHasher) -> Visit<B> {
         let governed = match self.networks.find(address) {
             Some(network) => Governed::Network(network),
             None => {
@@ -77,7 +77,12 @@ impl<B: Bits> Family<B> {
 
     /// Why one more connection would be refused.
     #[inline(always)]
-    pub(super) fn check(&self, visit: &Visit<B>, now: u64, key: &HashKey) -> Result<(), Refused> {
+    pub(super) fn check(
+        &self,
+        visit: &Visit<B>,
+        now: u64,
+        key: &KeyedHasher,
+    ) -> Result<(), Refused> {
         match &visit.governed {
             Governed::Network(index) => {
                 let network = self.networks.at(*index);
@@ -102,7 +107,7 @@ impl<B: Bits> Family<B> {
         visit: &Visit<B>,
         purpose: Purpose,
         now: u64,
-        key: &HashKey,
+        key: &KeyedHasher,
     ) -> Result<(), Refused> {
         match &visit.governed {
             Governed::Network(index) => {
@@ -131,7 +136,7 @@ impl<B: Bits> Family<B> {
         visit: &Visit<B>,
         purpose: Purpose,
         now: u64,
-        key: &HashKey,
+        key: &KeyedHasher,
         retired: &mut Retired,
     ) {
         match &visit.governed {
@@ -158,7 +163,7 @@ impl<B: Bits> Family<B> {
 
     /// One connection more.
     #[inline(always)]
-    pub(super) fn count(&mut self, visit: &Visit<B>, key: &HashKey) {
+    pub(super) fn count(&mut self, visit: &Visit<B>, key: &KeyedHasher) {
         self.live.add(visit.address, visit.hash, 1, key);
         match &visit.governed {
             Governed::Network(index) => self.networks.at_mut(*index).count += 1,
@@ -174,7 +179,7 @@ impl<B: Bits> Family<B> {
 
     /// One connection less.
     #[inline(always)]
-    pub(super) fn uncount(&mut self, visit: &Visit<B>, key: &HashKey) {
+    pub(super) fn uncount(&mut self, visit: &Visit<B>, key: &KeyedHasher) {
         self.live.remove(visit.address, visit.hash, key);
         match &visit.governed {
             Governed::Network(index) => self.networks.at_mut(*index).count -= 1,
@@ -195,7 +200,7 @@ impl<B: Bits> Family<B> {
         limits: FamilyLimits<B>,
         room: Room,
         now: u64,
-        key: &HashKey,
+        key: &KeyedHasher,
     ) -> Replaced<B> {
         let mut retired = Retired::new();
         let networks = Networks::new(
@@ -220,7 +225,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// Derives the counts of networks and prefixes, which are all zero, from those of addresses.
-    fn count_anew(&mut self, key: &HashKey) {
+    fn count_anew(&mut self, key: &KeyedHasher) {
         for (address, count) in self.live.iter() {
             if let Some(network) = self.networks.find(address) {
                 self.networks.at_mut(network).count += count;
@@ -266,7 +271,13 @@ impl<B: Bits> Family<B> {
 
 impl<B: Bits> Visit<B> {
     #[inline(always)]
-    fn rule_hash(&self, kept: &[u64; HASHES_KEPT], index: usize, length: u8, key: &HashKey) -> u64 {
+    fn rule_hash(
+        &self,
+        kept: &[u64; HASHES_KEPT],
+        index: usize,
+        length: u8,
+        key: &KeyedHasher,
+    ) -> u64 {
         match kept.get(index) {
             Some(hash) => *hash,
             None => hash_of(self.address, self.hash, length, key),
@@ -276,7 +287,7 @@ impl<B: Bits> Visit<B> {
 
 /// The hash of an address's prefix, given the hash of the address.
 #[inline(always)]
-fn hash_of<B: Bits>(address: B, hash: u64, length: u8, key: &HashKey) -> u64 {
+fn hash_of<B: Bits>(address: B, hash: u64, length: u8, key: &KeyedHasher) -> u64 {
     match length == B::LENGTH {
         true => hash,
         false => address.prefix(length).hash(length, key),

@@ -7,7 +7,7 @@
 use hashbrown::HashTable;
 
 use super::bits::Bits;
-use super::hash::HashKey;
+use crate::keyed::KeyedHasher;
 use crate::keyed::shrink;
 
 const SEGMENTS: usize = 32;
@@ -37,7 +37,7 @@ impl<B: Bits> Counts<B> {
 
     /// `more` connections.
     #[inline]
-    pub(super) fn add(&mut self, prefix: B, hash: u64, more: u32, key: &HashKey) {
+    pub(super) fn add(&mut self, prefix: B, hash: u64, more: u32, key: &KeyedHasher) {
         let (packed, length) = (prefix.pack(), self.length);
         self.segments[segment(hash)]
             .entry(
@@ -51,7 +51,7 @@ impl<B: Bits> Counts<B> {
 
     /// One connection less.
     #[inline]
-    pub(super) fn remove(&mut self, prefix: B, hash: u64, key: &HashKey) {
+    pub(super) fn remove(&mut self, prefix: B, hash: u64, key: &KeyedHasher) {
         let (packed, length) = (prefix.pack(), self.length);
         let segment = &mut self.segments[segment(hash)];
         let Ok(mut entry) = segment.find_entry(hash, |entry| entry.prefix == packed) else {

@@ -1,0 +1,282 @@
+//! Charging: the connection's own limits, every scope above it, and the class of a stream, all or
+//! none; and idle memory, which is given back before anyone is refused.
+
+use super::Connection;
+use super::account::{Entry, StreamAccount};
+use super::errand::{Errand, Halt};
+use super::ledger::{Ledger, StreamClass};
+use super::loose::Loose;
+use crate::arena::Block;
+use crate::error::{LeaseError, Refused, Resource, Scope};
+use crate::limits::ScopeLimits;
+use crate::magazine::{Tight, Word};
+use crate::priority::Priority;
+use crate::scope::{ClassRef, Realm, Request, Shortfall};
+use crate::usage::Tally;
+
+/// What to do with a request for which there is room.
+pub(super) enum Weigh<'e, 'a> {
+    /// Charge nothing.
+    Check,
+    /// Charge it.
+    Charge,
+    /// Charge it for a block of this class, which is taken along, and list the connection as one
+    /// that may cache, unless a scope is tight.
+    ChargeBlock(usize, &'e mut Errand<'a>),
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weighed {
+    /// It is done. For a block: whether a scope above is tight, so that nothing may be cached.
+    Charged { tight: bool },
+    /// There is more room now: idle blocks are gone, or the connection has moved to the
+    /// allow-listed scopes. Try again.
+    Flushed,
+}
+
+/// A place on a stream's account, and the refusal that a stream scope that only observes did not
+/// make.
+pub(super) struct Entered<'a> {
+    entry: Entry<'a>,
+    observed: Option<Refused>,
+}
+
+/// Charges.
+impl Connection {
+    /// Takes a place on a stream's account, if there is one.
+    pub(super) fn enter<'a>(
+        &self,
+        account: Option<&'a StreamAccount>,
+        bytes: u64,
+        priority: Priority,
+    ) -> Result<Option<Entered<'a>>, Halt> {
+        let Some(account) = account else { return Ok(None) };
+        let (limits, observes) = self.shared.tree.stream_limits();
+        let refused = match account.enter(bytes, priority, || limits) {
+            Ok(entry) => return Ok(Some(Entered { entry, observed: None })),
+            Err(refused) => refused,
+        };
+        if self.is_closed() {
+            // Revoked leases that still exist fill the account of a stream that can lease no more.
+            return Err(Halt::Closed);
+        }
+        if !observes {
+            return Err(Halt::Refused(refused));
+        }
+        let entry = account.enter(bytes, priority, ScopeLimits::unlimited);
+        let entry = entry.map_err(Halt::Refused)?;
+        Ok(Some(Entered { entry, observed: Some(refused) }))
+    }
+
+    /// Leaves what was entered on a stream's account taken.
+    pub(super) fn commit(&self, entered: Option<Entered<'_>>) {
+        let Some(Entered { entry, observed }) = entered else { return };
+        entry.commit();
+        if let Some(refused) = observed {
+            self.shared.tree.count_observed(&refused);
+        }
+    }
+
+    /// Charges `request` to the connection and every scope above it, or to nothing.
+    pub(super) fn charge(
+        &self,
+        ledger: &mut Ledger,
+        account: Option<&StreamAccount>,
+        request: &Request,
+    ) -> Result<(), Halt> {
+        while self.weigh(ledger, account, request, Weigh::Charge)? == Weighed::Flushed {}
+        Ok(())
+    }
+
+    /// Finds room for `request`, at the cost of idle memory where need be, and does with it what
+    /// `weigh` says.
+    pub(super) fn weigh(
+        &self,
+        ledger: &mut Ledger,
+        account: Option<&StreamAccount>,
+        request: &Request,
+        mut weigh: Weigh<'_, '_>,
+    ) -> Result<Weighed, Halt> {
+        let own = ledger.usage();
+        let class = stream_class(ledger, account);
+        let of_class = Request { idle_bytes: 0, ..*request };
+        let mut line = self.line(ledger);
+        let checked = line.check(&own, request).and_then(|()| match class {
+            Some(class) => line.check_stream(class, &of_class).map_err(Shortfall::from),
+            None => Ok(()),
+        });
+        let Err(shortfall) = checked else {
+            // Under the scopes' lock: the arena is never short of a block that someone holds who
+            // is about to be refused. Nor is anything mapped for one who would be.
+            if let Weigh::ChargeBlock(class, errand) = &mut weigh
+                && !errand.take_along(*class)
+            {
+                return Err(Halt::Grow(*class));
+            }
+            if !matches!(weigh, Weigh::Check) {
+                line.charge(&own, request);
+                ledger.memory += request.usage.memory - request.idle_bytes;
+                if let (Some(class), Some(account)) = (class, account) {
+                    line.charge_stream(class, &of_class);
+                    if let Some(of) = stream_class_mut(ledger, account) {
+                        of.memory += of_class.usage.memory;
+                    }
+                }
+            }
+            if !matches!(weigh, Weigh::ChargeBlock(..)) {
+                return Ok(Weighed::Charged { tight: false });
+            }
+            let tight = line.is_tight();
+            if !tight
+                && !ledger.listed
+                && let Some(me) = &ledger.keep
+            {
+                line.list(self.id, me);
+                ledger.listed = true;
+            }
+            return Ok(Weighed::Charged { tight });
+        };
+        if self.own_idle_memory_helps(ledger, &shortfall) {
+            drop(line);
+            self.flush(ledger);
+            return Ok(Weighed::Flushed);
+        }
+        let victim = line.victim(&shortfall);
+        let is_ordinary = matches!(shortfall.refused.scope(), Scope::System | Scope::Transient);
+        if victim.is_none()
+            && is_ordinary
+            && line.is_allowlisted(self.ip(ledger))
+            && line.change_realm(Realm::Allowlisted, &own, request, self.id).is_ok()
+        {
+            ledger.place = line.place();
+            return Ok(Weighed::Flushed);
+        }
+        drop(line);
+        Err(Halt::short_of_room(shortfall.refused, victim))
+    }
+
+    /// Takes off a stream's class what was charged to it in vain.
+    pub(super) fn uncharge_stream(
+        &self,
+        ledger: &mut Ledger,
+        account: Option<&StreamAccount>,
+        bytes: u64,
+    ) {
+        if let (Some(class), Some(account)) = (stream_class(ledger, account), account) {
+            if let Some(of) = stream_class_mut(ledger, account) {
+                of.memory -= bytes;
+            }
+            self.line(ledger).credit_stream(class, &Tally::of_memory(bytes));
+        }
+    }
+
+    /// Whether idle blocks of the connection's own stand in the way.
+    pub(super) fn own_idle_memory_helps(&self, ledger: &Ledger, shortfall: &Shortfall) -> bool {
+        let is_of_stream = shortfall.level.is_none()
+            && matches!(shortfall.refused.scope(), Scope::Class | Scope::ClassPeer);
+        shortfall.refused.resource() == Resource::Memory && !is_of_stream && self.has_cached(ledger)
+    }
+
+    /// Counts a refusal that reaches the caller.
+    pub(crate) fn count_refusal(&self, error: &LeaseError) {
+        if let Some(refused) = error.refused() {
+            self.shared.tree.count_refusal(refused);
+        }
+    }
+}
+
+/// Idle memory.
+impl Connection {
+    /// Gives the connection's own idle blocks back, and answers how many bytes that was.
+    pub(super) fn flush(&self, ledger: &mut Ledger) -> u64 {
+        self.give_up_cached(ledger, Tight::Keep)
+    }
+
+    /// Gives the connection's idle blocks back and keeps it from caching more, for a sibling that
+    /// needs the room.
+    pub(super) fn sweep(&self) {
+        let mut ledger = self.ledger.lock();
+        self.give_up_cached(&mut ledger, Tight::Set);
+    }
+
+    fn give_up_cached(&self, ledger: &mut Ledger, tight: Tight) -> u64 {
+        let mut bytes = 0;
+        let mut may_cache = false;
+        for (class, magazine) in self.magazines() {
+            for slot in magazine.flush(tight) {
+                self.shared.arena.give(class, Block(magazine.block(slot)));
+                bytes += self.block_bytes(class);
+            }
+            may_cache |= magazine.word().may_cache();
+        }
+        for (class, block) in ledger.loose_mut().map(Loose::take_spares).unwrap_or_default() {
+            self.shared.arena.give(class, block);
+            bytes += self.block_bytes(class);
+        }
+        ledger.memory -= bytes;
+        // Off the scopes and off their lists in one step: an entry stands exactly while there may
+        // be idle memory behind it.
+        let mut line = self.line(ledger);
+        line.credit(&Tally::of_memory(bytes));
+        let unlisted = if ledger.listed && !may_cache {
+            ledger.listed = false;
+            line.unlist(self.id)
+        } else {
+            [const { None }; 4]
+        };
+        drop(line);
+        // Not the last share of this record: its caller has one.
+        drop(unlisted);
+        bytes
+    }
+
+    /// After a borrowed block was returned to a tight or closed magazine, whose word was `before`:
+    /// passes it on.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn flush_returned(&self, class: usize, before: Word) {
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        let magazine = &self.magazines[class];
+        let mut bytes = 0;
+        for slot in magazine.flush(Tight::Keep) {
+            self.shared.arena.give(class, Block(magazine.block(slot)));
+            bytes += self.block_bytes(class);
+        }
+        if before.is_closed() {
+            ledger.stragglers -= 1;
+        }
+        self.credit(ledger, bytes);
+        drop(guard);
+        self.shared.arena.settle();
+    }
+
+    /// Takes bytes that are back in the arena off the connection and every scope above it.
+    pub(super) fn credit(&self, ledger: &mut Ledger, bytes: u64) {
+        if bytes > 0 {
+            ledger.memory -= bytes;
+            self.line(ledger).credit(&Tally::of_memory(bytes));
+        }
+    }
+
+    fn has_cached(&self, ledger: &Ledger) -> bool {
+        ledger.loose().is_some_and(Loose::has_spares)
+            || self.magazines().any(|(_, magazine)| !magazine.word().cached().is_empty())
+    }
+}
+
+/// The class that a stream is charged to besides its connection's.
+pub(super) fn stream_class(
+    ledger: &mut Ledger,
+    account: Option<&StreamAccount>,
+) -> Option<ClassRef> {
+    Some(stream_class_mut(ledger, account?)?.class)
+}
+
+fn stream_class_mut<'a>(
+    ledger: &'a mut Ledger,
+    account: &StreamAccount,
+) -> Option<&'a mut StreamClass> {
+    ledger.stream_mut(account.key())?.class.as_mut()
+}
