@@ -88,7 +88,7 @@ impl Subnets {
     }
 
     /// Someone is at the door. The answer holds the lock. `now` is time since the governor's epoch.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn enter(&self, address: IpAddr, now: Duration) -> Entrance<'_> {
         let now = nanoseconds(now);
         let address = Hashed::new(address, &self.key);
@@ -99,7 +99,7 @@ impl Subnets {
     }
 
     /// One connection from there ended.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn leave(&self, address: IpAddr) {
         let address = Hashed::new(address, &self.key);
         let mut state = self.state.lock();
@@ -202,13 +202,13 @@ pub(crate) struct Entrance<'a> {
 
 impl Entrance<'_> {
     /// Why the connection would be refused, if it would. Changes nothing.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn check(&self) -> Result<(), Refused> {
         self.state.check(&self.visitor, self.now, self.key)
     }
 
     /// Counts the connection, and spends one of each rate that applies and is not in excess.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn commit(self) {
         let Self { mut state, key, visitor, now } = self;
         let mut retired = Retired::new();
@@ -226,7 +226,7 @@ enum Hashed {
 }
 
 impl Hashed {
-    #[inline(always)]
+    #[inline]
     fn new(address: IpAddr, key: &KeyedHasher) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => {
@@ -250,13 +250,13 @@ enum Visitor {
 /// Each of these asks the family that the visitor belongs to.
 impl State {
     /// Time never falls.
-    #[inline(always)]
+    #[inline]
     fn turn(&mut self, now: u64) -> u64 {
         self.now = self.now.max(now);
         self.now
     }
 
-    #[inline(always)]
+    #[inline]
     fn visit(&self, address: Hashed, key: &KeyedHasher) -> Visitor {
         match address {
             Hashed::V4(bits, hash) => Visitor::V4(self.v4.visit(bits, hash, key)),
@@ -264,7 +264,7 @@ impl State {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn check(&self, visitor: &Visitor, now: u64, key: &KeyedHasher) -> Result<(), Refused> {
         match visitor {
             Visitor::V4(visit) => self.v4.check(visit, now, key),
@@ -272,7 +272,7 @@ impl State {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn check_rates(
         &self,
         visitor: &Visitor,
@@ -286,7 +286,7 @@ impl State {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn spend(
         &mut self,
         visitor: &Visitor,
@@ -301,7 +301,7 @@ impl State {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn count(&mut self, visitor: &Visitor, key: &KeyedHasher) {
         match visitor {
             Visitor::V4(visit) => self.v4.count(visit, key),
@@ -309,7 +309,7 @@ impl State {
         }
     }
 
-    #[inline(always)]
+    #[inline]
     fn uncount(&mut self, visitor: &Visitor, key: &KeyedHasher) {
         match visitor {
             Visitor::V4(visit) => self.v4.uncount(visit, key),

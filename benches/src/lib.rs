@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench -p leasehold-benches --bench ratios    all in turn, one table
 //! cargo bench -p leasehold-benches --bench lease     criterion, against the last run
+//! cargo bench -p leasehold-benches --bench admission admissions with every check on, one table
 //! ```
 //!
 //! Ratios need the first of the two. A machine's speed drifts by more than the differences of

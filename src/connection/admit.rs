@@ -94,8 +94,12 @@ impl Connection {
             // One who was let in on trust may have to go back to where its address counts it.
             let entrance = self.entrance(ledger);
             let mut line = self.line(ledger);
-            let stays = line.is_peer_allowlisted(self.ip(ledger), peer);
-            let realm = if stays { ledger.place.realm } else { Realm::Ordinary };
+            let realm = match ledger.place.realm {
+                Realm::Allowlisted if line.is_peer_allowlisted(self.ip(ledger), peer) => {
+                    Realm::Allowlisted
+                }
+                _ => Realm::Ordinary,
+            };
             let goes_back = realm != ledger.place.realm;
             let entrance = entrance.filter(|_| goes_back);
             let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());

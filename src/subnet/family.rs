@@ -60,7 +60,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// Finds what governs an address, whose hash is known already.
-    #[inline(always)]
+    #[inline]
     pub(super) fn visit(&self, address: B, hash: u64, key: &KeyedHasher) -> Visit<B> {
         let governed = match self.networks.find(address) {
             Some(network) => Governed::Network(network),
@@ -76,7 +76,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// Why one more connection would be refused.
-    #[inline(always)]
+    #[inline]
     pub(super) fn check(
         &self,
         visit: &Visit<B>,
@@ -101,7 +101,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// Which rate one more would exceed.
-    #[inline(always)]
+    #[inline]
     pub(super) fn check_rates(
         &self,
         visit: &Visit<B>,
@@ -130,7 +130,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// Spends one token of each rate that is not in excess; one that is stays where it is.
-    #[inline(always)]
+    #[inline]
     pub(super) fn spend(
         &mut self,
         visit: &Visit<B>,
@@ -162,7 +162,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// One connection more.
-    #[inline(always)]
+    #[inline]
     pub(super) fn count(&mut self, visit: &Visit<B>, key: &KeyedHasher) {
         self.live.add(visit.address, visit.hash, 1, key);
         match &visit.governed {
@@ -178,7 +178,7 @@ impl<B: Bits> Family<B> {
     }
 
     /// One connection less.
-    #[inline(always)]
+    #[inline]
     pub(super) fn uncount(&mut self, visit: &Visit<B>, key: &KeyedHasher) {
         self.live.remove(visit.address, visit.hash, key);
         match &visit.governed {
@@ -270,7 +270,7 @@ impl<B: Bits> Family<B> {
 }
 
 impl<B: Bits> Visit<B> {
-    #[inline(always)]
+    #[inline]
     fn rule_hash(
         &self,
         kept: &[u64; HASHES_KEPT],
@@ -286,7 +286,7 @@ impl<B: Bits> Visit<B> {
 }
 
 /// The hash of an address's prefix, given the hash of the address.
-#[inline(always)]
+#[inline]
 fn hash_of<B: Bits>(address: B, hash: u64, length: u8, key: &KeyedHasher) -> u64 {
     match length == B::LENGTH {
         true => hash,
