@@ -16,17 +16,16 @@ pub trait Clock: Send + Sync + 'static {
 /// to ten milliseconds and costs a sixth of the exact one, which would be a good part of what an
 /// admission costs. Ages and rates need no more.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(any(target_os = "linux", target_os = "android"), derive(Default))]
 pub struct SystemClock {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     start: std::time::Instant,
 }
 
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Default for SystemClock {
     fn default() -> Self {
-        Self {
-            #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            start: std::time::Instant::now(),
-        }
+        Self { start: std::time::Instant::now() }
     }
 }
 

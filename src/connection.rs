@@ -37,10 +37,10 @@ mod loose;
 mod remote;
 mod seat;
 mod shared;
+mod source;
 mod wakers;
 mod weigh;
 
-use std::net::IpAddr;
 use std::panic::Location;
 use std::ptr::NonNull;
 
@@ -274,17 +274,6 @@ impl Connection {
 
     pub(crate) fn site(&self) -> &'static Location<'static> {
         self.site
-    }
-
-    fn source(&self, ledger: &Ledger) -> Option<Source> {
-        ledger.source().cloned().or_else(|| self.remote.source())
-    }
-
-    fn ip(&self, ledger: &Ledger) -> Option<IpAddr> {
-        match ledger.source() {
-            Some(source) => source.ip(),
-            None => self.remote.ip(),
-        }
     }
 
     pub(crate) fn admitted_tick(&self) -> u32 {

@@ -624,6 +624,12 @@ pub enum ConfigError {
     },
     /// The name of a class is too long.
     NameTooLong(NameTooLong),
+    /// More classes, and peers' parts of classes, have limits of their own than
+    /// [`crate::Limits::MAX_CLASS_NAMES`].
+    ClassNames {
+        /// How many do.
+        count: usize,
+    },
     /// A prefix of an address is longer than the address.
     PrefixLength {
         /// The length given, in bits.
@@ -649,6 +655,10 @@ impl fmt::Display for ConfigError {
                 write!(f, "size classes must ascend, but {bytes} bytes follows a size not below it")
             }
             ConfigError::NameTooLong(error) => error.fmt(f),
+            ConfigError::ClassNames { count } => {
+                let most = crate::Limits::MAX_CLASS_NAMES;
+                write!(f, "{count} classes have limits of their own; {most} are possible")
+            }
             ConfigError::PrefixLength { length, most } => {
                 write!(f, "a prefix length of {length} is more than the {most} bits of the address")
             }

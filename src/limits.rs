@@ -89,6 +89,9 @@ macro_rules! setters {
 }
 
 impl Limits {
+    /// How many classes, and peers' parts of classes, can have limits of their own.
+    pub const MAX_CLASS_NAMES: usize = 10_000;
+
     /// No limit anywhere, so that a library can always wrap its connections.
     pub fn unlimited() -> Self {
         Self::default()
@@ -169,6 +172,10 @@ impl Limits {
 
     /// Whether a governor can take these limits.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let count = self.classes.len() + self.class_peers.len();
+        if count > Self::MAX_CLASS_NAMES {
+            return Err(ConfigError::ClassNames { count });
+        }
         for name in self.classes.keys().chain(self.class_peers.keys()) {
             if name.len() > MAX_NAME_BYTES {
                 return Err(ConfigError::NameTooLong(NameTooLong { len: name.len() }));

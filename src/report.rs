@@ -223,6 +223,8 @@ pub struct Snapshot {
     /// What was granted although a scope that only [observes](crate::Observe) would have refused
     /// it, by scope, resource and reason.
     pub observed: Vec<RefusalRow>,
+    /// Book-keeping of the limits by subnet, in bytes. Bounded, whoever comes by.
+    pub subnet_bytes: usize,
     /// Where the memory is.
     pub arena: ArenaReport,
     /// Sums of the rows above, and the counters.

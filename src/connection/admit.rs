@@ -1,5 +1,7 @@
 //! How a connection comes in, and how it turns out to be somebody in particular.
 
+use std::time::Duration;
+
 use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase};
 use super::remote::Remote;
@@ -8,7 +10,7 @@ use crate::error::{AdmitError, BindError, Scope};
 use crate::magazine::Magazine;
 use crate::name::{Direction, Source};
 use crate::scope::{Hashed, Place, Realm, Request, Shortfall};
-use crate::subnet::Enforcement;
+use crate::subnet::Entrance;
 use crate::sync::{Arc, Mutex};
 use crate::usage::Tally;
 
@@ -142,100 +144,12 @@ impl Connection {
     }
 
     /// Where the connection would be counted by its address, if it is not yet.
-    fn entrance(&self, ledger: &Ledger) -> Option<crate::subnet::Entrance<'_>> {
+    fn entrance(&self, ledger: &Ledger) -> Option<Entrance<'_>> {
         let may = ledger.place.realm == Realm::Allowlisted
             && !ledger.counted
             && ledger.direction == Direction::Inbound;
         let address = self.ip(ledger).filter(|_| may)?;
         Some(self.shared.subnets.enter(address, self.shared.read_clock()))
-    }
-
-    /// The connection turns out to come from elsewhere: it counts there from now on.
-    pub(crate) fn rebind_source(&self, source: Source) -> Result<(), BindError> {
-        let moved = self.shared.run(|| {
-            let mut guard = self.ledger.lock();
-            let ledger = &mut *guard;
-            if ledger.phase != Phase::Open {
-                return Err(Halt::Closed);
-            }
-            self.move_source(ledger, &source)?;
-            ledger.set_source(source.clone());
-            Ok(())
-        });
-        moved.map_err(|halted| match halted {
-            Halted::Refused(refused) => BindError::Refused(refused),
-            Halted::Closed => BindError::Closed,
-        })
-    }
-
-    fn move_source(&self, ledger: &mut Ledger, source: &Source) -> Result<(), Halt> {
-        let Shared { subnets, .. } = self.shared();
-        let now = self.shared.read_clock();
-        let from = self.ip(ledger).filter(|_| ledger.counted);
-        let to = source.ip().filter(|_| ledger.direction == Direction::Inbound);
-        let own = ledger.usage();
-        let line = self.line(ledger);
-        let is_allowlisted = line.is_allowlisted(source.ip());
-        let observes = line.observes(Scope::Subnet);
-        drop(line);
-        if ledger.place.realm == Realm::Allowlisted {
-            if is_allowlisted {
-                return Ok(());
-            }
-            let entrance = to.map(|to| subnets.enter(to, now));
-            let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
-            if let Some(refused) = by_subnet
-                && !observes
-            {
-                return Err(Halt::Refused(refused));
-            }
-            let mut line = self.line(ledger);
-            line.change_realm(Realm::Ordinary, &own, &Request::new(Tally::default()), self.id)
-                .map_err(|shortfall| Halt::Refused(shortfall.refused))?;
-            if let Some(refused) = by_subnet {
-                line.count_observed(&refused);
-            }
-            ledger.place = line.place();
-            drop(line);
-            if let Some(entrance) = entrance {
-                entrance.commit();
-                ledger.counted = true;
-            }
-            return Ok(());
-        }
-        let Some(to) = to else {
-            if let Some(from) = from {
-                subnets.leave(from);
-                ledger.counted = false;
-            }
-            return Ok(());
-        };
-        let enforcement = if observes { Enforcement::Observe } else { Enforcement::Enforce };
-        match subnets.rebind(from, to, now, enforcement) {
-            Ok(observed) => {
-                ledger.counted = true;
-                if let Some(refused) = observed {
-                    self.shared.tree.count_observed(&refused);
-                }
-                Ok(())
-            }
-            Err(refused) => {
-                let mut line = self.line(ledger);
-                let none = Request::new(Tally::default());
-                if !is_allowlisted
-                    || line.change_realm(Realm::Allowlisted, &own, &none, self.id).is_err()
-                {
-                    return Err(Halt::Refused(refused));
-                }
-                ledger.place = line.place();
-                drop(line);
-                if let Some(from) = from {
-                    subnets.leave(from);
-                    ledger.counted = false;
-                }
-                Ok(())
-            }
-        }
     }
 }
 
@@ -244,7 +158,7 @@ fn attempt_admit(
     terms: &Terms<'_>,
     peer: Option<Hashed<'_, [u8]>>,
     class: Option<Hashed<'_, str>>,
-    now: std::time::Duration,
+    now: Duration,
 ) -> Result<Admitted, Halt> {
     let own = Tally::default();
     let request = Request::new(

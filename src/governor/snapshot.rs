@@ -77,6 +77,7 @@ impl Governor {
             orphans,
             refusals,
             observed: refusal_rows(&tree.observed),
+            subnet_bytes: shared.subnets.memory_bytes(),
             arena: shared.arena.report(),
             totals,
         }

@@ -138,7 +138,7 @@ impl<M> Levels<M> {
         &mut self,
         limits: Limits,
         hash: impl Fn(&[u8]) -> u64,
-    ) -> (Limits, Vec<Box<Bounds>>) {
+    ) -> (Limits, Vec<Option<Box<Bounds>>>) {
         let old = std::mem::replace(&mut self.limits, limits);
         self.bounds = AllBounds::new(&self.limits);
         let Self { limits, peers, classes, .. } = self;
@@ -146,7 +146,7 @@ impl<M> Levels<M> {
         for key in old.peers.keys().chain(limits.peers.keys()).map(PeerKey::as_bytes) {
             let found = peers.find(hash(key), key);
             if let Some(peer) = found.and_then(|at| peers.get_mut(at)) {
-                own.extend(std::mem::replace(&mut peer.own, own_bounds(limits, key)));
+                own.push(std::mem::replace(&mut peer.own, own_bounds(limits, key)));
             }
         }
         classes.set_limits(limits);
