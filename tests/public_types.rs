@@ -200,7 +200,7 @@ fn errors_become_io_errors_that_keep_their_cause() {
     assert_becomes(governor.inbound().peer([0; 65]).try_admit().unwrap_err(), InvalidInput);
     assert_becomes(PeerKey::new([0; 65]).unwrap_err(), InvalidInput);
 
-    governor.set_limits(Limits::unlimited());
+    governor.set_limits(Limits::unlimited()).unwrap();
     let too_much = unbound.try_lease(1 << 62).unwrap_err();
     assert_eq!(too_much.refused().unwrap().reason(), Reason::OutOfMemory);
     assert_becomes(too_much, OutOfMemory);
