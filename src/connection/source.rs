@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
+use super::Connection;
 use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase};
-use super::{Connection, Shared};
 use crate::error::{BindError, Scope};
 use crate::name::{Direction, Source};
 use crate::scope::{Realm, Request};
@@ -42,72 +42,79 @@ impl Connection {
     }
 
     fn move_source(&self, ledger: &mut Ledger, source: &Source) -> Result<(), Halt> {
-        let Shared { subnets, .. } = self.shared();
-        let now = self.shared.read_clock();
-        let from = self.ip(ledger).filter(|_| ledger.counted);
         let to = source.ip().filter(|_| ledger.direction == Direction::Inbound);
-        let own = ledger.usage();
         let line = self.line(ledger);
         let is_allowlisted = line.is_allowlisted(source.ip());
         let observes = line.observes(Scope::Subnet);
         drop(line);
-        if ledger.place.realm == Realm::Allowlisted {
-            if is_allowlisted {
-                return Ok(());
+        match (ledger.place.realm, to) {
+            (Realm::Allowlisted, _) if is_allowlisted => self.uncount(ledger),
+            (Realm::Allowlisted, _) => self.go_back(ledger, to, observes)?,
+            (Realm::Ordinary, None) => self.uncount(ledger),
+            (Realm::Ordinary, Some(to)) => {
+                let from = self.ip(ledger).filter(|_| ledger.counted);
+                let enforcement =
+                    if observes { Enforcement::Observe } else { Enforcement::Enforce };
+                let now = self.shared.read_clock();
+                match self.shared.subnets.rebind(from, to, now, enforcement) {
+                    Ok(observed) => {
+                        ledger.counted = true;
+                        if let Some(refused) = observed {
+                            self.shared.tree.count_observed(&refused);
+                        }
+                    }
+                    Err(_)
+                        if is_allowlisted
+                            && self.enter_realm(ledger, Realm::Allowlisted).is_ok() =>
+                    {
+                        self.uncount(ledger);
+                    }
+                    Err(refused) => return Err(Halt::Refused(refused)),
+                }
             }
-            let entrance = to.map(|to| subnets.enter(to, now));
-            let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
-            if let Some(refused) = by_subnet
-                && !observes
-            {
-                return Err(Halt::Refused(refused));
-            }
-            let mut line = self.line(ledger);
-            line.change_realm(Realm::Ordinary, &own, &Request::new(Tally::default()), self.id)
-                .map_err(|shortfall| Halt::Refused(shortfall.refused))?;
-            if let Some(refused) = by_subnet {
-                line.count_observed(&refused);
-            }
-            ledger.place = line.place();
-            drop(line);
-            if let Some(entrance) = entrance {
-                entrance.commit();
-                ledger.counted = true;
-            }
-            return Ok(());
         }
-        let Some(to) = to else {
-            if let Some(from) = from {
-                subnets.leave(from);
-                ledger.counted = false;
-            }
-            return Ok(());
-        };
-        let enforcement = if observes { Enforcement::Observe } else { Enforcement::Enforce };
-        match subnets.rebind(from, to, now, enforcement) {
-            Ok(observed) => {
-                ledger.counted = true;
-                if let Some(refused) = observed {
-                    self.shared.tree.count_observed(&refused);
-                }
-                Ok(())
-            }
-            Err(refused) => {
-                let mut line = self.line(ledger);
-                let none = Request::new(Tally::default());
-                if !is_allowlisted
-                    || line.change_realm(Realm::Allowlisted, &own, &none, self.id).is_err()
-                {
-                    return Err(Halt::Refused(refused));
-                }
-                ledger.place = line.place();
-                drop(line);
-                if let Some(from) = from {
-                    subnets.leave(from);
-                    ledger.counted = false;
-                }
-                Ok(())
-            }
+        Ok(())
+    }
+
+    /// Moves to the ordinary scopes, where the address `to` counts the connection.
+    fn go_back(&self, ledger: &mut Ledger, to: Option<IpAddr>, observes: bool) -> Result<(), Halt> {
+        let now = self.shared.read_clock();
+        let entrance = to.map(|to| self.shared.subnets.enter(to, now));
+        let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
+        if let Some(refused) = by_subnet
+            && !observes
+        {
+            return Err(Halt::Refused(refused));
+        }
+        self.enter_realm(ledger, Realm::Ordinary)?;
+        let counts = entrance.is_some();
+        if let Some(entrance) = entrance {
+            entrance.commit();
+        }
+        self.uncount(ledger);
+        ledger.counted = counts;
+        if let Some(refused) = by_subnet {
+            self.shared.tree.count_observed(&refused);
+        }
+        Ok(())
+    }
+
+    fn enter_realm(&self, ledger: &mut Ledger, realm: Realm) -> Result<(), Halt> {
+        let own = ledger.usage();
+        let nothing_more = Request::new(Tally::default());
+        let mut line = self.line(ledger);
+        let moved = line.change_realm(realm, &own, &nothing_more, self.id);
+        moved.map_err(|shortfall| Halt::Refused(shortfall.refused))?;
+        ledger.place = line.place();
+        Ok(())
+    }
+
+    /// The address that the connection had counts it no longer.
+    fn uncount(&self, ledger: &mut Ledger) {
+        if std::mem::take(&mut ledger.counted)
+            && let Some(from) = self.ip(ledger)
+        {
+            self.shared.subnets.leave(from);
         }
     }
 }
