@@ -35,41 +35,142 @@
 //!
 //! | | promise | kept by |
 //! |---|---|---|
-//! | P1 | *Hard budgets.* No charge raises a scope above the limit in force at that instant. A limit lowered below what is in use revokes nothing; use then only falls. What the arena keeps resident is bounded too. | charges under all their scopes' locks; the arena's bounds |
+//! | P1 | *Hard budgets.* No charge raises a scope above the limit in force at that instant. A limit lowered below what is in use revokes nothing; use then only falls. What the arena keeps resident is bounded too. | charges under the tree's one lock; the arena's bounds |
 //! | P2 | *Conservation.* A block is in exactly one place: the arena, a magazine, a lease, or a `Bytes`. By the arena's own bitmaps, blocks in use = cached + leased + detached, and the system's memory = those + reservations. | one word for a slot's every state |
 //! | P3 | *Reclaim.* When the guard's drop or close returns, its counts, reservations, idle blocks, unpinned owned leases and forgotten borrows are off every scope and back. What is pinned comes back at the unpin, what is detached at the last clone's drop, and shows as an orphan until then. | the two phases of a close |
 //! | P4 | *No stale bytes.* Through safe code nobody reads a byte that was not written through the lease it is read from. | the window of a lease |
 //! | P5 | *No use after return*, and every block is returned once. | the compiler for borrows, the pin for the rest |
 //! | P6 | *A refusal closes* what was refused. | [`try_admit_with`](crate::Admission::try_admit_with) |
-//! | P7 | *Refusals tell the truth.* Only if the limit would really be exceeded: never because of memory that connections keep idle, nor of a charge that does not last. | no roll-back; the sweep |
+//! | P7 | *Refusals tell the truth.* Only if the limit would really be exceeded: never because of memory that connections keep idle, nor of a charge that does not last. Of rates there is one exception, [below](#addresses). | no roll-back; the sweep |
 //! | P8 | *No lost wake-up* among those who wait for room. | not built yet, see [below](#what-is-not-here-yet) |
 //! | P9 | *The fast path is the connection's own.* No lock, and no cache line that other connections write. | magazines; records of a cache line each |
-//! | P10 | *Idle costs little.* At most 384 bytes of book-keeping for a connection (and 192 for its peer), whatever it leased before. Idle blocks go at pressure, `trim` and close; by time, not yet. | the record's layout |
-//! | P11 | *Nothing about the departed.* Memory is a function of what is live, not of what ever was, nor of the peak. | scopes that exist while held; tables that shrink |
+//! | P10 | *Idle costs little.* At most 384 bytes of book-keeping for a connection (and 192 for its peer, and a table's entry for its address), whatever it leased before. Idle blocks go at pressure, `trim` and close; by time, not yet. | the record's layout |
+//! | P11 | *Nothing about the departed.* Memory is a function of what is live, not of what ever was, nor of the peak. What rates have to remember is bounded, at 48 MiB, and forgotten once it is paid off. | scopes that exist while held; tables that shrink; sketches |
 //! | P12 | *Metrics are free.* No allocation, lock or shared write for them on the lease path. | counts in the magazine's own word |
 //! | P13 | *Handles are harmless.* Ids are never reused; a handle keeps nothing open and at most 512 bytes. | serial numbers; the empty record |
+//! | P14 | *No way around the door.* No prefix of addresses has more connections than its limit, nor more new ones than its rate, whoever else comes by. | exact counts; sketches that never forget a debt |
 //!
 //! # The tree
 //!
 //! ```text
 //! system ──┬── transient ─────── connection ── stream     before the peer is known
 //!          ├── peer(key) ─────── connection ── stream     after `bind_peer`
-//!          └── class(name) ─ ─ ─ ─ ─ ┘                    optional second parent
+//!          └── class(name) ─ ─ ─ ─ ─ ┘ ─ ─ ─ ─ ─ ┘        optional second parent, and a third:
+//!                └── class-per-peer ─ ─ ─ ─ ─ ─ ─┘        the peer's part of that class
+//!
+//! allow-listed system ── allow-listed transient           what only the allow list admitted
 //! ```
 //!
-//! Each scope is one small mutex around a vector of numbers. A charge locks its scopes in one fixed
-//! order, checks all of them, and commits to all. Nothing is ever rolled back, so there is no
-//! moment at which a charge that will not last makes somebody else's request fail, and none at
-//! which a limit is overstepped. The limits of the whole tree live under the system's lock, which
-//! every charge holds: changing them is one step for all scopes, and so is a bind, which moves a
-//! connection with all it holds from *transient* to its peer.
+//! All scopes are vectors of numbers under one mutex. A charge takes it, checks every scope above
+//! the connection, and commits to all. Nothing is ever rolled back, so there is no moment at which
+//! a charge that will not last makes somebody else's request fail, and none at which a limit is
+//! overstepped. The limits lie under the same lock, beside the scopes they hold for: changing them
+//! is one step for the whole tree. So is a bind, which moves a connection with all it holds from
+//! *transient* to its peer.
 //!
-//! A peer's scope exists as long as a connection holds it; the last release removes it from the map
-//! under the lock of its shard. There is no sweeper because there is no residue. (An entry per peer
-//! that is never removed is a slow leak that the peers control: libp2p-connection-limits 0.7.0
-//! grows by about 204 bytes for each distinct peer, 22.7 MB after 111,000 of them.)
+//! Why one lock: every charge ends in a system scope, so whatever locks are below it, no two
+//! charges run at once. What is done under it is a few comparisons and additions of vectors. No
+//! memory is mapped, nobody is woken, and a table that grows is one of 64 parts.
 //!
-//! Files: `scope.rs`, `limits.rs`, `usage.rs`, `keyed.rs`.
+//! **Places.** A connection, and a stream with a class of its own, knows its scopes by a *place* of
+//! 16 bytes: the peer, the class, and which of the two systems. A reference to a peer is its key's
+//! hash and a number that tells keys of the same hash apart; to a class, a number. There is no
+//! pointer in it and no reference count to share between cores: a scope counts its holders under
+//! the lock, and is found by reference without comparing keys.
+//!
+//! **Holders.** A peer's scope, a class's, and a peer's part of a class exist as long as somebody
+//! holds them; the last release takes them out of their table. There is no sweeper because there is
+//! no residue. (An entry per peer that is never removed is a slow leak that the peers control:
+//! libp2p-connection-limits 0.7.0 grows by about 204 bytes for each distinct peer, 22.7 MB after
+//! 111,000 of them.) Class names that no limits mention may be made of what peers say: past 256 of
+//! them at once, new ones share the scope [`OTHER_CLASSES`].
+//!
+//! **The departed.** When its guard drops, a connection is off every scope but for memory that is
+//! still out (see [Close](#close)). That stays charged to the peer and the system, and to nothing
+//! else: a class that forgets its `Bytes` somewhere does not lock its own next connections out, and
+//! those who never finish a handshake cannot fill the transient scope for good.
+//!
+//! **The allow list** is looked at after the ordinary scopes, subnets and rates have refused and no
+//! idle memory is left to sweep. Then the connection moves to scopes of its own, which are limited
+//! too: on admission, but also later, when it asks for memory that the ordinary system or transient
+//! scope does not have. A rule for a peer in a network lets those from there in while the peer is
+//! not known; a bind to another one moves the connection to the ordinary scopes, with its address
+//! counted from then on, or is refused.
+//!
+//! **Classes of streams.** A stream is charged to its connection's class like all else. `bind_class`
+//! adds a class of its own, with the peer's part of it. A stream's account is one word of bytes in
+//! use, which leases of the stream change without the tree's lock, and two marks in the same word
+//! say who must not: *closed*, and *classed*, which sends every lease and return the slow way, where
+//! the class is charged too. The step that sets *classed* also tells how much was in use. What
+//! returns before it is not in that figure; what returns after it finds the mark. So nothing is
+//! charged twice or never, and streams without a class pay nothing for those that have one.
+//!
+//! Files: `scope.rs` and `scope/`, `usage.rs`, `keyed.rs`, `connection/account.rs`,
+//! `connection/admit.rs`.
+//!
+//! [`OTHER_CLASSES`]: crate::OTHER_CLASSES
+//!
+//! # Limits
+//!
+//! [`Limits`] are plain data: every field is public, a governor takes them whole, and two of them
+//! can be compared. No value is special. A [`Limit`] is a number, `Unlimited` or `Blocked`; zero is a
+//! number, and an absent rate is no rate. So limits can be computed, patched, written to a file, and
+//! tested without a governor:
+//!
+//! - A [`NodeType`] makes them for a [`Host`]: a base that is good for a budget of 128 MiB, and an
+//!   increase with the budget. The budget is an eighth of what the process may use, which is the
+//!   least of what the machine has and what its control groups allow.
+//! - A file is read into a *patch*: for each value, whether it is there, and what it is. The patch
+//!   is applied to the node type's limits, defaults before names, so that a name inherits what the
+//!   file says of the default. All problems are collected on the way, never only the first.
+//! - `check` holds every limit against those above it. Warnings, since limits may be meant that way.
+//!
+//! The tree compiles them when they are set: the limits of a scope become *ceilings*, a vector
+//! like the one that counts its use, so that the check is a few vector instructions and only a
+//! refusal looks up which limit it was. A peer's own limits hang at its scope.
+//!
+//! **Priorities** give a request a share of each memory limit: 40, 60, 80 or all of it. The shares
+//! are of the limit and not of what is left, so the answer does not depend on who came before. A
+//! request below the highest priority takes the lock even for an idle block, which is charged
+//! already: the share counts what is in use without the block, and the block.
+//!
+//! **Observing.** A scope in [`Limits::observe`](field@crate::Limits::observe) has no bounds when a
+//! request is checked, and its own when it is charged: then what it would have refused is counted.
+//! So each such request counts once for each scope, and not once for each attempt. The arena
+//! follows the system: what is not enforced there bounds nothing.
+//!
+//! Files: `limits.rs` and `limits/`, `limit.rs`, `priority.rs`, `scope/request.rs`.
+//!
+//! [`Limits`]: crate::Limits
+//! [`Limit`]: crate::Limit
+//! [`NodeType`]: crate::NodeType
+//! [`Host`]: crate::Host
+//!
+//! # Addresses
+//!
+//! An address lies in one prefix of each length, or in one network that has limits of its own. For
+//! these there are two kinds of state, behind a lock of their own:
+//!
+//! **Counts are exact.** The connections of every single address are counted, whatever the limits
+//! are, and the counts of all other prefixes follow from these. So limits can change at any time,
+//! and no connection is counted wrongly after. An entry goes with its last connection.
+//!
+//! **Rates are in sketches.** A rate has to remember those who are gone, and an attacker can have
+//! any number of addresses. What is kept of a prefix is one number, its theoretical arrival time
+//! ([GCRA](https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm)), in three of the eight cells
+//! of one cache line; the least of the three is its own or a later one, and a commit raises those
+//! that are lower. So a debt is never forgotten. The price is that a prefix may seem to be in debt
+//! if all three of its cells are shared with others that are: this is the one refusal that may be
+//! untrue. Cells whose time has passed are free again, and the sketch grows and shrinks with how
+//! many are not, in generations of eight times the size: nothing is copied, and the older generation
+//! is read until its last debt is paid. The hash is keyed, so nobody can choose whose cells to share.
+//!
+//! An admission holds the lock of the addresses from the check to the commit, and the tree's inside
+//! it. What is refused by the one has not spent of the other. `should_validate` spends from sketches
+//! of its own, with half the burst, so that a flood from forged addresses takes nothing from what
+//! real ones may do.
+//!
+//! Files: `subnet.rs` and `subnet/`, `connection/admit.rs`.
 //!
 //! # Two speeds
 //!
@@ -88,17 +189,18 @@
 //! bytes, and no other connection writes near them.
 //!
 //! **Slow.** An empty or tight magazine, the ninth block of a size, a large lease, a reservation, a
-//! stream, a bind, a close: the connection's mutex, then the scopes, then the arena. What must not
+//! stream, a bind, a close, a priority below the highest, a stream with a class of its own: the
+//! connection's mutex, then the tree's, then the arena's. What must not
 //! be done under a lock (mapping memory, pressing on a scope, sweeping a sibling) is an errand: the
 //! attempt stops and says what it lacks, the errand is run with no lock held, and the attempt
 //! starts again. A few blocks that no magazine had a slot for rest beside them, under the same rules.
 //! The attempts end, because a mapping hands its first block to the one who asked for it, and
 //! under pressure the list of those to sweep only shrinks.
 //!
-//! **Locks** are taken in one order: stream account, connection, transient, peer, class, system,
-//! arena. At most one connection's mutex is held at a time. Nothing is mapped, unmapped or woken,
-//! and no waker or record dropped, under any of them: a dropped waker can drop a task that owns a
-//! guard.
+//! **Locks** are taken in one order: stream account, connection, addresses, scope tree, arena. At
+//! most one connection's mutex is held at a time. Nothing is mapped, unmapped or woken, and no waker
+//! or record dropped, under any of them: a dropped waker can drop a task that owns a guard. Scopes
+//! that nobody holds any more are moved out from under the lock, and dropped after it.
 //!
 //! Files: `magazine.rs`, `connection.rs`, `connection/attempt.rs`.
 //!
@@ -143,10 +245,10 @@
 //! - **Gone**: when the guard drops. No borrow of it can be alive, so what is still borrowed was
 //!   forgotten (`mem::forget`), and is taken. The counts come off here and not before, because only
 //!   the guard's owner can close the socket they stand for. Memory that is still out stays charged
-//!   to the peer, the class and the system. If the peer was never known, it leaves the transient
-//!   scope: otherwise those who never finish a handshake could fill it for good.
+//!   to the peer and the system; the class, and the transient scope if the peer was never known, are
+//!   done with it.
 //! - **Forgotten**: with the last block back, the record leaves the registry and lets go of its
-//!   peer's and class's scopes.
+//!   peer's scope.
 //!
 //! An `OwnedLease` holds a bare pointer to its connection's record and pays no reference count. The
 //! close counts those that are out, and the record keeps itself in memory until the guard is gone
@@ -175,7 +277,10 @@
 //! nothing idle is left, and the work of a sweep has been paid for, entry by entry, by those who
 //! get swept. A scope relaxes once its use is below seven eighths of its limit and nobody presses.
 //!
-//! Files: `scope.rs`, `connection/attempt.rs`.
+//! Memory that a stream's class lacks is not swept for: idle blocks belong to no stream, and are not
+//! charged to its class.
+//!
+//! Files: `scope.rs` and `scope/level.rs`, `connection/attempt.rs`.
 //!
 //! # The arena
 //!
@@ -188,8 +293,8 @@
 //!
 //! The arena knows nothing of budgets, and the scopes know nothing of memory; they meet in the
 //! connection. Blocks come from the slab with the lowest address that has one, so that the others
-//! can empty. Of wholly empty slabs a class keeps one. Before slabs outgrow the system's limit plus
-//! one slab for each class, other classes' empty slabs are unmapped and whole free pages inside
+//! can empty. Of wholly empty slabs a class keeps one. Before slabs outgrow the system's limit (and
+//! the allow-listed system's, if anyone is on the list) plus one slab for each class, other classes' empty slabs are unmapped and whole free pages inside
 //! partly used slabs are given back; what stays resident beyond that because free blocks lie between
 //! used ones has a cap of its own. At the cap the idle blocks of all connections are swept first,
 //! since those may be what keeps pages from being given back; only then the arena refuses.
@@ -230,6 +335,25 @@
 //! the protocols one by one and expects the models to turn red. A `RUSTFLAGS` in the environment
 //! would switch the model checker off and pass by running nothing; the models then do not compile.
 //!
+//! Beside the models there are tests that hold the crate against something simpler: random operations
+//! against a plain account of every scope, addresses against a plain list, sketches against exact
+//! state, leases against a `Vec`, limits files against what was written. Goldens hold what nobody
+//! would notice in a diff of code: every number of every node type, and every message about a
+//! malformed file.
+//!
+//! # What is measured
+//!
+//! | what | where |
+//! |---|---|
+//! | a lease and its return, on a connection and on a stream; a reservation; an admission with a bind; beside the alternatives and a floor | `cargo bench` |
+//! | allocations on the lease path: none | `tests/no_allocation.rs` |
+//! | bytes for each idle connection, peer and departed handle | `tests/idle.rs`, `tests/handles.rs`, `tests/departed.rs` |
+//! | what is mapped and resident | `tests/mapped_memory.rs` |
+//! | ten million addresses that knock while clients come back: who is let in, and what is kept | `src/subnet/tests/flood.rs` |
+//! | resident memory and throughput over real sockets, with and without a governor | `examples/churn` |
+//!
+//! Bounds are asserted; times are printed, for they differ from machine to machine.
+//!
 //! # What was tried, and left
 //!
 //! Times are from one quiet run on a machine with two cores, blocks of 16 KiB: the ratios matter,
@@ -238,6 +362,9 @@
 //! - **Charging scopes by compare-exchange, rolling back on failure.** Faster: 49 ns for three levels
 //!   against 92 ns with locks. Wrong: the model checker finds a request that is refused because it
 //!   looked between another's charge and roll-back. And only the slow path would gain.
+//! - **A lock for each scope**, in a fixed order: transient, peer, class, system. To admit, bind and
+//!   close a connection took 22 locks instead of eight, and no two charges ran at once even so, for
+//!   each ended under the system's lock.
 //! - **The state of each block in a word of its own**, beside a magazine's word with only *free* and
 //!   *occupied*: a lease of 24 to 29 ns, which is good. But a close then has to visit every leased
 //!   block with a *revoked* flag, and the drop of an owned lease, of a `Bytes` and the last sweep
@@ -259,6 +386,8 @@
 //!   behind it: 200,000 leases of which one is kept held 10.6 MB. Ordered maps by keys used in turn
 //!   cost some nanoseconds on slow paths only.
 //! - **crossbeam's queues** where models look: they synchronise behind the model checker's back.
+//! - **Doubling a sketch in place**, considered and not tried. Each cell would have to be in both of
+//!   its halves, and a crowd that comes all at once would fill it with copies faster than it grows.
 //!
 //! What one would use instead, in the same run, for each operation:
 //!
@@ -279,7 +408,6 @@
 //!   through its lock.
 //! - **Maintenance by time**: returning idle blocks after an interval, deadlines before a bind. It
 //!   attaches to [`maintain`].
-//! - **Priorities, limits by subnet and rate, an allow list, presets and configuration files,
-//!   exporters of metrics, adapters for transports, and a watch on the process's real memory.**
+//! - **Exporters of metrics, adapters for transports, and a watch on the process's real memory.**
 //!
 //! Out of scope for good: authentication, bandwidth, and quotas across machines.

@@ -61,36 +61,41 @@ fn every_malformed_file_is_told_all_that_is_wrong_with_it() {
     assert!(count >= 70, "only {count} cases");
 }
 
+/// What `full.toml` says: the limits of its node type on its host, and each change on its own.
 fn full() -> Limits {
-    let relay = NodeType::Relay.limits(&host().with_budget(4 << 30).with_fds(65_536));
-    let peer = relay.peer.streams(256).connections_inbound(Limit::Blocked);
-    let subnets = relay.subnets.clone();
-    let burst = |n: u32| n.try_into().unwrap();
-    let of_32 =
-        PrefixLimits::unlimited().connections(4).rate(Rate::new(Duration::from_secs(5), burst(16)));
-    let of_56 = PrefixLimits::unlimited().connections(subnets.ipv6[&56].connections);
-    let subnets = subnets
-        .ipv4(32, of_32)
-        .ipv6(56, of_56)
-        .network("10.0.0.0/8".parse().unwrap(), PrefixLimits::unlimited())
-        .network("2001:db8::/32".parse().unwrap(), PrefixLimits::unlimited().connections(1000));
-    let system = relay.system.memory(1 << 30).connections(20_000);
-    relay
-        .system(system)
-        .peer(peer)
-        .peer_override(PeerKey::new("alice").unwrap(), peer.memory(64 << 20))
-        .peer_override(PeerKey::new([0, 255]).unwrap(), peer.fds(0))
-        .class_default(ScopeLimits::unlimited().streams(10))
-        .class("gossip/1.0", ScopeLimits::unlimited().streams(10).memory(3 << 29))
-        .class_peer("gossip/1.0", ScopeLimits::unlimited().streams_inbound(u64::MAX))
-        .subnets(subnets)
-        .allow(
-            AllowList::new()
-                .network("192.0.2.0/24".parse().unwrap())
-                .peer(PeerKey::new("alice").unwrap())
-                .peer_in(PeerKey::new("hex:").unwrap(), "::1/128".parse().unwrap()),
-        )
-        .observe(Observe::none().scope(Scope::System).scope(Scope::Subnet))
+    let mut limits = NodeType::Relay.limits(&host().with_budget(4 << 30).with_fds(65_536));
+    limits.observe = Observe::none().scope(Scope::System).scope(Scope::Subnet);
+    limits.system.memory = Limit::Max(1 << 30);
+    limits.system.connections = Limit::Max(20_000);
+    limits.peer.streams = Limit::Max(256);
+    limits.peer.connections_inbound = Limit::Blocked;
+    limits.class_default.streams = Limit::Max(10);
+
+    // What a name leaves out is as it would be without the name.
+    let alice = limits.peer.memory(64 << 20);
+    limits.peers.insert(PeerKey::new("alice").unwrap(), alice);
+    limits.peers.insert(PeerKey::new([0, 255]).unwrap(), limits.peer.fds(0));
+    let gossip = limits.class_default.memory(3 << 29);
+    limits.classes.insert("gossip/1.0".into(), gossip);
+    let gossip = limits.class_peer_default.streams_inbound(u64::MAX);
+    limits.class_peers.insert("gossip/1.0".into(), gossip);
+
+    let subnets = &mut limits.subnets;
+    let ipv4_32 = subnets.ipv4.get_mut(&32).unwrap();
+    ipv4_32.connections = Limit::Max(4);
+    ipv4_32.rate = Some(Rate::new(Duration::from_secs(5), 16.try_into().unwrap()));
+    subnets.ipv6.get_mut(&56).unwrap().rate = None;
+    let mut network = |network: &str, limits| {
+        subnets.networks.insert(network.parse().unwrap(), limits);
+    };
+    network("10.0.0.0/8", PrefixLimits::unlimited());
+    network("2001:db8::/32", PrefixLimits::unlimited().connections(1000));
+
+    limits.allow = AllowList::new()
+        .network("192.0.2.0/24".parse().unwrap())
+        .peer(PeerKey::new("alice").unwrap())
+        .peer_in(PeerKey::new("hex:").unwrap(), "::1/128".parse().unwrap());
+    limits
 }
 
 #[test]

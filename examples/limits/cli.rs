@@ -26,7 +26,8 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub fds: Option<u64>,
 
-    /// Limits from a file, .toml or .json, which also names the type of node
+    /// Limits from a file, .toml or .json, which also names the type of node, and may have a budget
+    /// and file descriptors of its own
     #[arg(long, value_name = "FILE", conflicts_with = "node_type")]
     pub config: Option<PathBuf>,
 
@@ -54,9 +55,9 @@ impl Args {
     }
 }
 
-/// Says in one line what is wrong.
+/// Says what is wrong: in one line, but for the problems of a file, which have one each.
 pub fn complain(problem: &str) -> ExitCode {
-    eprintln!("limits: {}", problem.lines().collect::<Vec<_>>().join(" "));
+    eprintln!("limits: {problem}");
     ExitCode::from(2)
 }
 

@@ -1,22 +1,26 @@
 //! Every limit in force, and where it comes from.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use leasehold::{Host, Limit, Limits, NodeType, Rate, Resource, ScopeLimits};
+use leasehold::{
+    Host, Limit, Limits, NodeType, PrefixLimits, Rate, Resource, ScopeLimits, SubnetLimits,
+};
 
-use crate::file::File;
+use crate::file::{File, path_of, path_of_peer};
 
 /// The limits of a node on a host.
 pub struct Effective {
+    /// With the budget and the descriptors of the file, if it has any.
     pub host: Host,
     /// `None` if a file names none: then what it leaves out is unlimited.
     pub node_type: Option<NodeType>,
     pub limits: Limits,
-    file: Option<File>,
+    pub file: Option<File>,
 }
 
 /// Where a limit comes from.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Origin {
     /// The type of node, on the smallest host.
     Preset,
@@ -56,9 +60,8 @@ pub struct Cell {
 pub struct SubnetRow {
     /// Its path in a file, such as `subnets.ipv4.32`.
     pub path: String,
-    pub connections: Limit,
-    pub rate: Option<Rate>,
-    pub origin: Origin,
+    pub connections: (Limit, Origin),
+    pub rate: (Option<Rate>, Origin),
 }
 
 /// In the order of the columns, each with its name in a file.
@@ -79,21 +82,37 @@ pub fn key(resource: Resource) -> &'static str {
     named.map_or("?", |(_, name)| name)
 }
 
-/// A limit of one scope.
-type Pick = fn(&Limits) -> &ScopeLimits;
+/// A scope that every node has, and its path in a file.
+pub type Section = (&'static str, fn(&Limits) -> &ScopeLimits);
 
-/// The scopes that every node has.
-const SCOPES: [(&str, Pick); 9] = [
+const PEER: Section = ("peer", |limits| &limits.peer);
+const CLASS: Section = ("class_default", |limits| &limits.class_default);
+const CLASS_PEER: Section = ("class_peer_default", |limits| &limits.class_peer_default);
+
+const SECTIONS: [Section; 9] = [
     ("system", |limits| &limits.system),
     ("transient", |limits| &limits.transient),
     ("allowlisted_system", |limits| &limits.allowlisted_system),
     ("allowlisted_transient", |limits| &limits.allowlisted_transient),
-    ("peer", |limits| &limits.peer),
-    ("class_default", |limits| &limits.class_default),
-    ("class_peer_default", |limits| &limits.class_peer_default),
+    PEER,
+    CLASS,
+    CLASS_PEER,
     ("connection", |limits| &limits.connection),
     ("stream", |limits| &limits.stream),
 ];
+
+/// The scopes of some limits by their paths, each with the section that it has the rest from.
+pub fn scopes_of(limits: &Limits) -> Vec<(String, ScopeLimits, Section)> {
+    let Limits { peers, classes, class_peers, .. } = limits;
+    let common = SECTIONS.into_iter();
+    let common = common.map(|section| (section.0.to_owned(), *section.1(limits), section));
+    let peers = peers.iter().map(|(peer, limits)| (path_of_peer(peer), *limits, PEER));
+    let classes = classes.iter();
+    let classes = classes.map(|(name, limits)| (path_of("classes", name), *limits, CLASS));
+    let parts = class_peers.iter();
+    let parts = parts.map(|(name, limits)| (path_of("class_peers", name), *limits, CLASS_PEER));
+    common.chain(peers).chain(classes).chain(parts).collect()
+}
 
 impl Effective {
     pub fn of_preset(node_type: NodeType, host: Host) -> Self {
@@ -102,69 +121,68 @@ impl Effective {
     }
 
     pub fn of_file(file: File, host: Host) -> Self {
-        let (node_type, limits) = (file.node_type(), file.limits(&host));
+        let limits = file.limits.limits(&host);
+        let (node_type, host) = (file.limits.node_type(), file.limits.host(&host));
         Self { host, node_type, limits, file: Some(file) }
     }
 
     /// Every scope that has limits: those that every node has, then those by name.
     pub fn scopes(&self) -> Vec<ScopeRow> {
-        let common = SCOPES.iter().map(|(path, pick)| {
-            self.row((*path).to_owned(), pick(&self.limits), |resource, limit| {
-                self.origin(*pick, resource, limit)
-            })
-        });
-        let limits = &self.limits;
-        let peers = limits.peers.iter().map(|(peer, limits)| (format!("peers.{peer}"), limits));
-        let classes = limits.classes.iter().map(|(name, limits)| (of("classes", name), limits));
-        let parts = limits.class_peers.iter();
-        let parts = parts.map(|(name, limits)| (of("class_peers", name), limits));
-        // No preset has names, so what they do not set is not set at all.
-        let named = peers
-            .chain(classes)
-            .chain(parts)
-            .map(|(path, limits)| self.row(path, limits, |_, _| Origin::Unset));
-        common.chain(named).collect()
+        let scopes = scopes_of(&self.limits).into_iter();
+        scopes.map(|(path, limits, section)| self.row(path, &limits, &section)).collect()
     }
 
     /// Every limit by address.
     pub fn subnets(&self) -> Vec<SubnetRow> {
-        let subnets = &self.limits.subnets;
-        let lengths = |family, lengths: &std::collections::BTreeMap<u8, _>| -> Vec<_> {
-            let paths = lengths.iter();
-            paths.map(|(length, limits)| (format!("subnets.{family}.{length}"), *limits)).collect()
-        };
-        let networks = subnets.networks.iter();
-        let networks =
-            networks.map(|(network, limits)| (format!("subnets.networks.{network}"), *limits));
-        lengths("ipv4", &subnets.ipv4)
-            .into_iter()
-            .chain(lengths("ipv6", &subnets.ipv6))
-            .chain(networks)
-            .map(|(path, limits)| SubnetRow {
-                origin: if self.in_file(&path) { Origin::File } else { Origin::Preset },
-                path,
-                connections: limits.connections,
-                rate: limits.rate,
-            })
-            .collect()
+        let SubnetLimits { ipv4, ipv6, networks, .. } = &self.limits.subnets;
+        let of_node_type = self.node_type.map(|node_type| node_type.limits(&self.host).subnets);
+        let of_node_type = of_node_type.unwrap_or_default();
+        let ipv4 = self.prefixes("subnets.ipv4", ipv4, &of_node_type.ipv4);
+        let ipv6 = self.prefixes("subnets.ipv6", ipv6, &of_node_type.ipv6);
+        let networks = self.prefixes("subnets.networks", networks, &of_node_type.networks);
+        ipv4.into_iter().chain(ipv6).chain(networks).collect()
     }
 
-    fn row(
-        &self,
-        path: String,
-        limits: &ScopeLimits,
-        otherwise: impl Fn(Resource, Limit) -> Origin,
-    ) -> ScopeRow {
+    /// Where the allow list, or which scopes only observe, comes from. No type of node has any.
+    pub fn origin_of_list(&self, path: &str) -> Origin {
+        if self.in_file(path) { Origin::File } else { Origin::Unset }
+    }
+
+    /// The limits at a path. What the file does not set there is as in a section, or scaled.
+    fn row(&self, path: String, limits: &ScopeLimits, section: &Section) -> ScopeRow {
         let cells = RESOURCES.map(|(resource, key)| {
             let limit = limits.of(resource);
-            let origin = if self.in_file(&format!("{path}.{key}")) {
+            let paths = [path.as_str(), section.0].map(|path| format!("{path}.{key}"));
+            let origin = if paths.iter().any(|path| self.in_file(path)) {
                 Origin::File
             } else {
-                otherwise(resource, limit)
+                self.origin(section, resource, limit)
             };
             Cell { resource, limit, origin }
         });
         ScopeRow { path, cells: cells.into() }
+    }
+
+    fn prefixes<K: Ord + fmt::Display>(
+        &self,
+        kind: &str,
+        limits: &BTreeMap<K, PrefixLimits>,
+        of_node_type: &BTreeMap<K, PrefixLimits>,
+    ) -> Vec<SubnetRow> {
+        let row = |(key, limits): (&K, &PrefixLimits)| {
+            let path = path_of(kind, &key.to_string());
+            let origin = |value| match of_node_type.contains_key(key) {
+                _ if self.in_file(&format!("{path}.{value}")) => Origin::File,
+                true => Origin::Preset,
+                false => Origin::Unset,
+            };
+            SubnetRow {
+                connections: (limits.connections, origin("connections")),
+                rate: (limits.rate, origin("rate")),
+                path,
+            }
+        };
+        limits.iter().map(row).collect()
     }
 
     fn in_file(&self, path: &str) -> bool {
@@ -172,7 +190,7 @@ impl Effective {
     }
 
     /// Where a limit comes from that is in no file: it is scaled if the smallest host has another.
-    fn origin(&self, pick: Pick, resource: Resource, limit: Limit) -> Origin {
+    fn origin(&self, (_, pick): &Section, resource: Resource, limit: Limit) -> Origin {
         let Some(node_type) = self.node_type else { return Origin::Unset };
         let smallest = match (resource, limit) {
             // Only a base stays when there are no more descriptors than it takes.
@@ -185,8 +203,4 @@ impl Effective {
             Origin::Scaled
         }
     }
-}
-
-fn of(kind: &str, name: &str) -> String {
-    format!("{kind}.{}", name.escape_debug())
 }

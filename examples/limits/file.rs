@@ -1,37 +1,55 @@
-//! Limits from a file.
+//! Limits from a file, and how it spells names.
 
-use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
-use leasehold::{Host, Limits, NodeType};
+use leasehold::{LimitsFile, PeerKey};
 
-/// What a file sets, on top of what its type of node has.
+/// A limits file and what it is called.
 pub struct File {
-    node_type: Option<NodeType>,
-    /// Such as `system.memory`.
-    paths: BTreeSet<String>,
-    limits: Limits,
+    pub name: String,
+    pub limits: LimitsFile,
 }
 
-/// Reads a file, as TOML or JSON by the end of its name.
+/// Reads a file, as TOML or JSON by the end of its name. An error has all that is wrong with it.
 pub fn load(path: &Path) -> Result<File, String> {
-    Err(format!("{}: limits cannot be read from a file yet", path.display()))
+    let name = path.display().to_string();
+    let read = match path.extension().and_then(|end| end.to_str()) {
+        Some("toml") => LimitsFile::from_toml,
+        Some("json") => LimitsFile::from_json,
+        _ => return Err(format!("{name}: a limits file ends in .toml or .json")),
+    };
+    let text = fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+    let limits = read(&text).map_err(|error| format!("{name}: {error}"))?;
+    Ok(File { name, limits })
 }
 
 impl File {
-    /// The type of node that it begins with.
-    pub fn node_type(&self) -> Option<NodeType> {
-        self.node_type
-    }
-
-    /// Its limits on a host.
-    pub fn limits(&self, _host: &Host) -> Limits {
-        self.limits.clone()
-    }
-
-    /// Whether it sets the limit at a path, or all of those below which the path lies.
+    /// Whether it has a value at a path, such as `system.memory`.
     pub fn sets(&self, path: &str) -> bool {
-        let ends = path.match_indices('.').map(|(end, _)| end).chain([path.len()]);
-        ends.into_iter().any(|end| self.paths.contains(&path[..end]))
+        self.limits.sets(path)
+    }
+}
+
+/// The path of something with a name: `peers.alice`, `classes."gossip/1.0"`.
+pub fn path_of(kind: &str, name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !name.is_empty() && name.chars().all(bare) {
+        format!("{kind}.{name}")
+    } else {
+        format!("{kind}.{name:?}")
+    }
+}
+
+/// The path of a peer, whose key is in hexadecimal digits unless it is text.
+pub fn path_of_peer(peer: &PeerKey) -> String {
+    match str::from_utf8(peer.as_bytes()) {
+        Ok(text) if !text.starts_with("hex:") && !text.contains(char::is_control) => {
+            path_of("peers", text)
+        }
+        _ => {
+            let digits = peer.as_bytes().iter().map(|byte| format!("{byte:02x}"));
+            path_of("peers", &format!("hex:{}", digits.collect::<String>()))
+        }
     }
 }

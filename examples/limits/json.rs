@@ -1,6 +1,6 @@
 //! For programs.
 
-use leasehold::{Limit, LimitWarning, NodeType, Rate};
+use leasehold::{AllowList, Limit, LimitWarning, NodeType, Observe, Rate};
 use serde_json::{Map, Value, json};
 
 use crate::difference::{self, Difference};
@@ -24,10 +24,11 @@ pub fn of(effective: &Effective) -> Value {
         .subnets()
         .into_iter()
         .map(|row| {
+            let (connections, rates) = (row.connections, row.rate);
             let value = json!({
-                "connections": limit(row.connections),
-                "rate": rate(row.rate),
-                "from": row.origin.to_string(),
+                "connections":
+                    { "limit": limit(connections.0), "from": connections.1.to_string() },
+                "rate": { "limit": rate(rates.0), "from": rates.1.to_string() },
             });
             (row.path, value)
         })
@@ -35,19 +36,25 @@ pub fn of(effective: &Effective) -> Value {
     let warnings: Vec<Value> = effective.limits.check().iter().map(warning).collect();
     json!({
         "node_type": name(effective),
+        "file": effective.file.as_ref().map(|file| &file.name),
         "host": host(effective),
         "limits": scopes,
         "subnets": subnets,
+        "observe": observe(effective.limits.observe),
+        "allow": allow(&effective.limits.allow),
         "warnings": warnings,
     })
 }
 
-/// The limits that differ from another type of node's; `null` where one has nothing of that name.
+/// The limits that differ from another type of node's; `null` where one has no limit by that prefix
+/// or network.
 pub fn of_differences(effective: &Effective, other: NodeType, differences: &[Difference]) -> Value {
-    let value = |side: &Option<difference::Value>| match *side {
+    let value = |side: &Option<difference::Value>| match side {
         None => Value::Null,
-        Some(difference::Value::Limit(_, max)) => limit(max),
-        Some(difference::Value::Rate(max)) => rate(max),
+        Some(difference::Value::Limit(_, max)) => limit(*max),
+        Some(difference::Value::Rate(max)) => rate(*max),
+        Some(difference::Value::Observe(scopes)) => observe(*scopes),
+        Some(difference::Value::Allow(list)) => allow(list),
     };
     let differences: Vec<Value> = differences
         .iter()
@@ -57,6 +64,7 @@ pub fn of_differences(effective: &Effective, other: NodeType, differences: &[Dif
         .collect();
     json!({
         "node_type": name(effective),
+        "file": effective.file.as_ref().map(|file| &file.name),
         "other": other.to_string(),
         "host": host(effective),
         "differences": differences,
@@ -84,6 +92,19 @@ fn rate(rate: Option<Rate>) -> Value {
         || "unlimited".into(),
         |rate| json!({ "interval_seconds": rate.interval().as_secs_f64(), "burst": rate.burst() }),
     )
+}
+
+fn observe(observe: Observe) -> Value {
+    observe.scopes().map(|scope| scope.to_string()).collect()
+}
+
+fn allow(list: &AllowList) -> Value {
+    let rules = list.rules().iter();
+    let rules = rules.map(|rule| {
+        let network = rule.network().map(|network| network.to_string());
+        json!({ "network": network, "peer": rule.peer().map(|peer| peer.to_string()) })
+    });
+    rules.collect()
 }
 
 fn warning(warning: &LimitWarning) -> Value {

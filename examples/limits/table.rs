@@ -3,15 +3,26 @@
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
-use leasehold::{Host, Limit, NodeType, Rate, Resource};
+use leasehold::{AllowList, Host, Limit, NodeType, Observe, Rate, Resource};
 
 use crate::difference::{Difference, Value};
-use crate::effective::{Effective, RESOURCES};
+use crate::effective::{Effective, Origin, RESOURCES};
 
 /// All limits, and warnings of those that are never reached.
 pub fn of(effective: &Effective) -> String {
     let mut text = heading(effective);
-    writeln!(text, "\n{}\n{}", scopes(effective), subnets(effective)).expect("a string");
+    writeln!(text, "\n{}", scopes(effective)).expect("a string");
+    if let Some(subnets) = subnets(effective) {
+        writeln!(text, "{subnets}").expect("a string");
+    }
+    let lists =
+        [("observe", observe(effective.limits.observe)), ("allow", allow(&effective.limits.allow))];
+    for (path, words) in lists {
+        let origin = effective.origin_of_list(path);
+        if origin != Origin::Unset {
+            writeln!(text, "{path}: {words} ({origin})").expect("a string");
+        }
+    }
     let warnings = effective.limits.check();
     for warning in &warnings {
         writeln!(text, "warning: {warning}").expect("a string");
@@ -31,9 +42,10 @@ pub fn of_differences(
     if differences.is_empty() {
         return format!("{}\nNothing differs from {other}.", heading(effective));
     }
-    let mut table = new(["limit".to_owned(), name(effective), other.to_string()]);
+    let here = effective.file.as_ref().map_or_else(|| name(effective), |file| file.name.clone());
+    let mut table = new(["limit".to_owned(), here, other.to_string()]);
+    let word = |value: &Option<Value>| value.as_ref().map_or_else(|| "–".to_owned(), value_word);
     for Difference { path, here, there } in differences {
-        let word = |value: &Option<Value>| value.map_or_else(|| "–".to_owned(), value_word);
         table.add_row([path.clone(), word(here), word(there)]);
     }
     format!("{}\n{}", heading(effective), numbers_to_the_right(table))
@@ -41,9 +53,11 @@ pub fn of_differences(
 
 fn heading(effective: &Effective) -> String {
     let host: &Host = &effective.host;
+    let by = effective.file.as_ref().map(|file| format!(" by {}", file.name));
     format!(
-        "{} node, host with {} of memory, {} of it for connections, {} file descriptors",
+        "{} node{}, host with {} of memory, {} of it for connections, {} file descriptors",
         name(effective),
+        by.unwrap_or_default(),
         mib(host.memory()),
         mib(host.budget()),
         host.fds()
@@ -51,7 +65,7 @@ fn heading(effective: &Effective) -> String {
 }
 
 fn name(effective: &Effective) -> String {
-    effective.node_type.map_or_else(|| "unnamed".to_owned(), |node_type| node_type.to_string())
+    effective.node_type.map_or_else(|| "untyped".to_owned(), |node_type| node_type.to_string())
 }
 
 fn scopes(effective: &Effective) -> Table {
@@ -76,13 +90,18 @@ fn scopes(effective: &Effective) -> Table {
     numbers_to_the_right(table)
 }
 
-fn subnets(effective: &Effective) -> Table {
-    let mut table = new(["by address", "connections in", "new connections", ""]);
-    for row in effective.subnets() {
-        let connections = limit(Resource::ConnectionsInbound, row.connections);
-        table.add_row([row.path, connections, rate(row.rate), row.origin.to_string()]);
+fn subnets(effective: &Effective) -> Option<Table> {
+    let rows = effective.subnets();
+    if rows.is_empty() {
+        return None;
     }
-    numbers_to_the_right(table)
+    let mut table = new(["by address", "connections\nin", "new connections\nin"]);
+    for row in rows {
+        let ((max, from), (per, rate_from)) = (row.connections, row.rate);
+        let connections = format!("{}\n{from}", limit(Resource::ConnectionsInbound, max));
+        table.add_row([row.path, connections, format!("{}\n{rate_from}", rate(per))]);
+    }
+    Some(numbers_to_the_right(table))
 }
 
 fn new(header: impl IntoIterator<Item = impl Into<comfy_table::Cell>>) -> Table {
@@ -99,11 +118,30 @@ fn numbers_to_the_right(mut table: Table) -> Table {
     table
 }
 
-fn value_word(value: Value) -> String {
+fn value_word(value: &Value) -> String {
     match value {
-        Value::Limit(resource, max) => limit(resource, max),
-        Value::Rate(max) => rate(max),
+        Value::Limit(resource, max) => limit(*resource, *max),
+        Value::Rate(max) => rate(*max),
+        Value::Observe(scopes) => observe(*scopes),
+        Value::Allow(list) => allow(list),
     }
+}
+
+fn observe(observe: Observe) -> String {
+    list(observe.scopes().map(|scope| scope.to_string()))
+}
+
+fn allow(rules: &AllowList) -> String {
+    list(rules.rules().iter().map(|rule| {
+        let network = rule.network().map(|network| network.to_string());
+        let peer = rule.peer().map(|peer| format!("peer {peer}"));
+        [peer, network].into_iter().flatten().collect::<Vec<_>>().join(" in ")
+    }))
+}
+
+fn list(words: impl Iterator<Item = String>) -> String {
+    let words: Vec<_> = words.collect();
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
 fn limit(resource: Resource, limit: Limit) -> String {

@@ -52,7 +52,7 @@ impl Observe {
         self.scopes & 1 << scope as u16 != 0
     }
 
-    /// Whether any scope does.
+    /// Whether every scope enforces its limits.
     #[inline]
     pub const fn is_none(self) -> bool {
         self.scopes == 0
