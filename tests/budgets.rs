@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Charges, KIB, assert_adds_up, assert_nothing_left, charges, governor, scope};
+use common::{KIB, assert_nothing_left, governor, now, scope};
 use leasehold::{
     ConnectionGuard, Direction, Governor, LeaseError, Limit, Limits, Reason, Refused, Reservation,
     Resource, Scope, ScopeLimits, StreamGuard,
@@ -108,10 +108,6 @@ fn ask(
         Resource::Memory => on().try_reserve(1).map(Unit::Reservation).map_err(refused),
         other => panic!("{other} cannot be asked for"),
     }
-}
-
-fn now(governor: &Governor) -> Charges {
-    charges(&assert_adds_up(governor))
 }
 
 #[track_caller]
