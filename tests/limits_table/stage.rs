@@ -433,6 +433,13 @@ impl Stage {
         (granted, ready)
     }
 
+    /// Gives idle blocks back, which are charged already and can be leased whatever the limits.
+    pub fn trim(&self) {
+        if let Some(guard) = &self.guard {
+            guard.trim();
+        }
+    }
+
     /// Every row of the tree, and what is mapped.
     pub fn rows(&self) -> (Charges, u64) {
         let snapshot = assert_adds_up(&self.governor);
