@@ -551,6 +551,30 @@ fn the_arena_has_room_for_both_systems() {
 }
 
 #[test]
+fn the_arena_has_room_for_who_is_there_after_the_list_is_taken_back() {
+    const BLOCK: usize = 64 << 10;
+    let limits = |allow| {
+        let system = scope().memory(MIB).connections(0);
+        let listed = scope().memory(8 * MIB);
+        Limits::unlimited().system(system).allowlisted_system(listed).allow(allow)
+    };
+    let governor = Governor::builder()
+        .limits(limits(network()))
+        .size_classes(&[BLOCK])
+        .fragmentation(0)
+        .build()
+        .unwrap();
+    let guard = from(&governor, LISTED).try_admit().unwrap();
+    governor.set_limits(limits(AllowList::new())).unwrap();
+    let lease = |nth| {
+        let leased = guard.try_lease_owned(BLOCK);
+        leased.unwrap_or_else(|error| panic!("{nth} of 128: {error}"))
+    };
+    let _leases: Vec<_> = (0..128).map(lease).collect();
+    assert_eq!(now(&governor).allowlisted_system.memory, 8 * MIB);
+}
+
+#[test]
 fn a_list_can_be_put_in_force_and_taken_back_at_run_time() {
     let governor = governor(full(AllowList::new()));
     assert_system_is_full(from(&governor, LISTED), &governor);

@@ -631,3 +631,14 @@ fn what_connections_of_a_class_keep_idle_gives_way_to_a_connection_that_binds_wi
     let _held = stream.try_reserve(1000).unwrap();
     guard.bind_peer("alice").unwrap();
 }
+
+#[test]
+fn any_number_of_classes_that_the_limits_name_can_be_in_use() {
+    let name = |nth: u32| format!("{nth}");
+    let many = 66_000;
+    let limits = (0..many).fold(Limits::unlimited(), |all, nth| all.class(&name(nth), scope()));
+    let governor = governor(limits);
+    let admit = |nth| governor.inbound().class(&name(nth)).try_admit().unwrap();
+    let guards: Vec<_> = (0..many).map(admit).collect();
+    assert_eq!(governor.snapshot().classes.len(), guards.len());
+}

@@ -5,7 +5,9 @@ mod common;
 mod stage;
 
 use common::{KIB, governor, scope};
-use leasehold::{LeaseError, Limit, Limits, OwnedLease, Priority, Reason, Reservation, Resource};
+use leasehold::{
+    Direction, LeaseError, Limit, Limits, OwnedLease, Priority, Reason, Reservation, Resource,
+};
 use stage::{No, Reserve, SPOTS, Stage, Stream, name, only, share_of};
 
 const PRIORITIES: [Priority; 4] =
@@ -107,7 +109,7 @@ fn a_lease_at_a_priority_fills_its_share_to_the_block() {
                 let mut leases: Vec<_> =
                     (0..most).map(|_| stage.lease_at(len, priority).ok().unwrap()).collect();
                 let before = stage.rows();
-                let no = stage.lease_at(len, priority).err().expect("beyond its share");
+                let no = stage.lease_at(len, priority).expect_err("beyond its share");
                 assert_eq!(
                     (no.refused.scope(), no.refused.priority(), no.refused.in_use()),
                     (spot.scope(), priority, most * bytes),
@@ -170,4 +172,22 @@ fn a_handle_asks_at_a_priority_as_its_guard_does() {
     drop(guard);
     assert_eq!(handle.try_reserve_at(1, Priority::Low).unwrap_err(), LeaseError::Closed);
     assert_eq!(handle.try_lease_owned_at(1, Priority::Low).unwrap_err(), LeaseError::Closed);
+}
+
+#[test]
+fn the_largest_limit_of_all_has_shares_like_any() {
+    for spot in SPOTS {
+        let stage = Stage::new(spot, Reserve, spot.limits(only(Resource::Memory, u64::MAX)));
+        let low = share_of(u64::MAX, Priority::Low);
+        assert!(stage.reserve_at(low + 1, Priority::Low).is_err(), "{stage}");
+    }
+}
+
+#[test]
+fn more_than_a_stream_can_count_is_refused_at_the_priority_it_was_asked_for() {
+    let governor = governor(Limits::unlimited());
+    let guard = governor.inbound().try_admit().unwrap();
+    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+    let error = stream.try_reserve_at(u64::MAX, Priority::Low).unwrap_err();
+    assert_eq!(error.refused().unwrap().priority(), Priority::Low);
 }

@@ -217,6 +217,34 @@ fn limits_are_replaced_in_one_step() {
 }
 
 #[test]
+fn the_limits_of_streams_are_replaced_in_the_same_step() {
+    let memory = scope().memory(0);
+    let streams = scope().streams(0);
+    for nothing in [memory, streams] {
+        let one = Limits::unlimited().stream(nothing);
+        let other = Limits::unlimited().connection(nothing);
+        let governor = Governor::unlimited();
+        let guard = governor.inbound().try_admit().unwrap();
+        let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+        governor.set_limits(one.clone()).unwrap();
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                for _ in 0..50_000 {
+                    governor.set_limits(other.clone()).unwrap();
+                    governor.set_limits(one.clone()).unwrap();
+                }
+            });
+            let granted = |_: &u32| match nothing == memory {
+                true => stream.try_reserve(1).is_ok(),
+                false => guard.try_open_stream(Direction::Inbound).is_ok(),
+            };
+            let granted = (0..500_000).filter(granted).count();
+            assert_eq!(granted, 0, "under a mixture of {one:?} and {other:?}");
+        });
+    }
+}
+
+#[test]
 fn a_peers_own_limits_hold_for_it_alone_and_at_once() {
     let governor = governor(Limits::unlimited().peer(scope().memory(1000)));
     let alice = governor.inbound().peer("alice").try_admit().unwrap();
