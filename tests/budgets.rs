@@ -2,29 +2,19 @@
 
 mod common;
 
-use common::{Charges, KIB, assert_adds_up, assert_nothing_left, charges, governor, scope};
+use common::{KIB, assert_nothing_left, governor, now, scope};
 use leasehold::{
-    ConnectionGuard, Direction, Governor, LeaseError, Limit, Limits, Reason, Refused, Reservation,
-    Resource, Scope, ScopeLimits, StreamGuard,
+    ConnectionGuard, Direction, Governor, LeaseError, Limit, Limits, Reason, Refused, Resource,
+    Scope, ScopeLimits,
 };
 
 const TREE: [Scope; 5] =
     [Scope::System, Scope::Transient, Scope::Peer, Scope::Class, Scope::Connection];
 
-const RESOURCES: [Resource; 8] = [
-    Resource::Memory,
-    Resource::Connections,
-    Resource::ConnectionsInbound,
-    Resource::ConnectionsOutbound,
-    Resource::Streams,
-    Resource::StreamsInbound,
-    Resource::StreamsOutbound,
-    Resource::Fds,
-];
-
-fn limits_of(scope: Scope, limits: ScopeLimits) -> Limits {
-    let all = Limits::unlimited();
-    match scope {
+/// So much memory in one scope, and no other limit.
+fn memory_of(in_scope: Scope, limit: impl Into<Limit>) -> Limits {
+    let (all, limits) = (Limits::unlimited(), scope().memory(limit));
+    match in_scope {
         Scope::System => all.system(limits),
         Scope::Transient => all.transient(limits),
         Scope::Peer => all.peer(limits),
@@ -35,83 +25,14 @@ fn limits_of(scope: Scope, limits: ScopeLimits) -> Limits {
     }
 }
 
-fn only(resource: Resource, limit: impl Into<Limit>) -> ScopeLimits {
-    let limit = limit.into();
-    match resource {
-        Resource::Memory => scope().memory(limit),
-        Resource::Connections => scope().connections(limit),
-        Resource::ConnectionsInbound => scope().connections_inbound(limit),
-        Resource::ConnectionsOutbound => scope().connections_outbound(limit),
-        Resource::Streams => scope().streams(limit),
-        Resource::StreamsInbound => scope().streams_inbound(limit),
-        Resource::StreamsOutbound => scope().streams_outbound(limit),
-        Resource::Fds => scope().fds(limit),
-        other => panic!("{other} takes no limit"),
-    }
-}
-
-fn is_of_connections(resource: Resource) -> bool {
-    use Resource::{Connections, ConnectionsInbound, ConnectionsOutbound, Fds};
-    matches!(resource, Connections | ConnectionsInbound | ConnectionsOutbound | Fds)
-}
-
-/// Something that uses one unit of a resource until it drops.
-#[allow(dead_code, reason = "kept for its drop")]
-enum Unit {
-    Guard(ConnectionGuard),
-    Stream(StreamGuard),
-    Reservation(Reservation),
-}
-
 /// Admits a connection that is charged to `scope`, if it is one that not all are charged to.
-fn admit(
-    governor: &Governor,
-    scope: Scope,
-    direction: Direction,
-) -> Result<ConnectionGuard, Refused> {
-    let admission = match direction {
-        Direction::Inbound => governor.inbound(),
-        Direction::Outbound => governor.outbound(),
-    };
+fn admit(governor: &Governor, scope: Scope) -> ConnectionGuard {
     let admission = match scope {
-        Scope::Peer => admission.peer("alice"),
-        Scope::Class => admission.class("public"),
-        _ => admission,
+        Scope::Peer => governor.inbound().peer("alice"),
+        Scope::Class => governor.inbound().class("public"),
+        _ => governor.inbound(),
     };
-    admission.try_admit().map_err(|error| *error.refused().expect("the names are short"))
-}
-
-/// Asks for the `nth` unit of `resource`, on `connection` where it is one of a connection's.
-fn ask(
-    governor: &Governor,
-    scope: Scope,
-    connection: Option<&ConnectionGuard>,
-    resource: Resource,
-    nth: u64,
-) -> Result<Unit, Refused> {
-    let either = if nth.is_multiple_of(2) { Direction::Inbound } else { Direction::Outbound };
-    let refused = |error: LeaseError| *error.refused().expect("the connection is open");
-    let on = || connection.expect("a connection to ask on");
-    match resource {
-        Resource::Connections | Resource::Fds => admit(governor, scope, either).map(Unit::Guard),
-        Resource::ConnectionsInbound => admit(governor, scope, Direction::Inbound).map(Unit::Guard),
-        Resource::ConnectionsOutbound => {
-            admit(governor, scope, Direction::Outbound).map(Unit::Guard)
-        }
-        Resource::Streams => on().try_open_stream(either).map(Unit::Stream).map_err(refused),
-        Resource::StreamsInbound => {
-            on().try_open_stream(Direction::Inbound).map(Unit::Stream).map_err(refused)
-        }
-        Resource::StreamsOutbound => {
-            on().try_open_stream(Direction::Outbound).map(Unit::Stream).map_err(refused)
-        }
-        Resource::Memory => on().try_reserve(1).map(Unit::Reservation).map_err(refused),
-        other => panic!("{other} cannot be asked for"),
-    }
-}
-
-fn now(governor: &Governor) -> Charges {
-    charges(&assert_adds_up(governor))
+    admission.try_admit().unwrap()
 }
 
 #[track_caller]
@@ -121,64 +42,6 @@ fn assert_is(refused: Refused, scope: Scope, resource: Resource, numbers: (Limit
     assert_eq!((refused.limit(), refused.in_use(), refused.requested()), numbers, "{refused}");
     let reason = if numbers.0 == Limit::Blocked { Reason::Blocked } else { Reason::Limit };
     assert_eq!(refused.reason(), reason, "{refused}");
-}
-
-#[test]
-fn every_scope_refuses_every_resource_exactly_at_its_limit_plus_one() {
-    for scope in TREE {
-        for resource in RESOURCES {
-            // A connection's own scope counts one connection, whatever happens.
-            let limit =
-                if scope == Scope::Connection && is_of_connections(resource) { 0 } else { 3 };
-            let governor = governor(limits_of(scope, only(resource, limit)));
-            let connection = (!is_of_connections(resource))
-                .then(|| admit(&governor, scope, Direction::Inbound).expect("room for one"));
-
-            let mut units = Vec::new();
-            for nth in 0..limit {
-                let unit = ask(&governor, scope, connection.as_ref(), resource, nth);
-                units.push(unit.unwrap_or_else(|e| panic!("{scope}, {resource}, {nth}: {e}")));
-            }
-            let before = now(&governor);
-            let Err(refused) = ask(&governor, scope, connection.as_ref(), resource, limit) else {
-                panic!("{scope} granted {resource} beyond {limit}");
-            };
-            assert_is(refused, scope, resource, (Limit::Max(limit), limit, 1));
-            assert_eq!(now(&governor), before, "{scope}, {resource}: a refusal charged something");
-            let rows = governor.snapshot().refusals;
-            assert_eq!(rows.len(), 1, "{rows:?}");
-            assert_eq!((rows[0].scope, rows[0].resource, rows[0].count), (scope, resource, 1));
-
-            // One unit less makes room for exactly one.
-            if units.pop().is_some() {
-                units.push(
-                    ask(&governor, scope, connection.as_ref(), resource, limit).unwrap_or_else(
-                        |error| panic!("{scope}, {resource}: no room after a release: {error}"),
-                    ),
-                );
-                assert!(ask(&governor, scope, connection.as_ref(), resource, limit).is_err());
-            }
-            drop((units, connection));
-            assert_nothing_left(&governor);
-        }
-    }
-}
-
-#[test]
-fn blocked_grants_nothing_in_any_scope() {
-    for scope in TREE {
-        for resource in RESOURCES {
-            let governor = governor(limits_of(scope, only(resource, Limit::Blocked)));
-            let connection = (!is_of_connections(resource))
-                .then(|| admit(&governor, scope, Direction::Inbound).expect("only the other is"));
-            let before = now(&governor);
-            let Err(refused) = ask(&governor, scope, connection.as_ref(), resource, 0) else {
-                panic!("{scope} granted blocked {resource}");
-            };
-            assert_is(refused, scope, resource, (Limit::Blocked, 0, 1));
-            assert_eq!(now(&governor), before);
-        }
-    }
 }
 
 #[test]
@@ -192,8 +55,8 @@ fn scope_limits_blocked_refuses_a_connection() {
 #[test]
 fn a_lease_is_refused_exactly_at_the_limit_in_every_scope() {
     for scope in TREE {
-        let governor = governor(limits_of(scope, only(Resource::Memory, 8 * KIB)));
-        let guard = admit(&governor, scope, Direction::Inbound).unwrap();
+        let governor = governor(memory_of(scope, 8 * KIB));
+        let guard = admit(&governor, scope);
         let first = guard.try_lease(4096).unwrap();
         let second = guard.try_lease_owned(4096).unwrap();
         let before = now(&governor);
@@ -212,7 +75,7 @@ fn a_lease_is_refused_exactly_at_the_limit_in_every_scope() {
 
 #[test]
 fn a_stream_refuses_memory_exactly_at_its_limit() {
-    let governor = governor(limits_of(Scope::Stream, only(Resource::Memory, 8 * KIB)));
+    let governor = governor(memory_of(Scope::Stream, 8 * KIB));
     let guard = governor.inbound().try_admit().unwrap();
     let stream = guard.try_open_stream(Direction::Inbound).unwrap();
     let lease = stream.try_lease_owned(4096).unwrap();
@@ -234,7 +97,7 @@ fn a_stream_refuses_memory_exactly_at_its_limit() {
 
 #[test]
 fn a_stream_limit_holds_when_the_block_is_cached() {
-    let governor = governor(limits_of(Scope::Stream, only(Resource::Memory, 8 * KIB)));
+    let governor = governor(memory_of(Scope::Stream, 8 * KIB));
     let guard = governor.inbound().try_admit().unwrap();
     let blocks: Vec<_> = (0..8).map(|_| guard.try_lease(4096).unwrap()).collect();
     drop(blocks);
@@ -247,7 +110,7 @@ fn a_stream_limit_holds_when_the_block_is_cached() {
 
 #[test]
 fn a_stream_whose_memory_is_blocked_says_so() {
-    let governor = governor(limits_of(Scope::Stream, only(Resource::Memory, Limit::Blocked)));
+    let governor = governor(memory_of(Scope::Stream, Limit::Blocked));
     let guard = governor.inbound().try_admit().unwrap();
     let stream = guard.try_open_stream(Direction::Inbound).unwrap();
     let error = stream.try_reserve(1).unwrap_err();
@@ -332,8 +195,8 @@ fn a_lease_of_nothing_has_the_smallest_block() {
 #[test]
 fn a_reservation_is_exact_to_the_byte() {
     for scope in TREE {
-        let governor = governor(limits_of(scope, only(Resource::Memory, 1001_u64)));
-        let guard = admit(&governor, scope, Direction::Inbound).unwrap();
+        let governor = governor(memory_of(scope, 1001_u64));
+        let guard = admit(&governor, scope);
         let mut reserved = guard.try_reserve(1000).unwrap();
         reserved.resize(1001).unwrap();
         let error = reserved.resize(1002).unwrap_err();
@@ -350,9 +213,9 @@ fn a_reservation_is_exact_to_the_byte() {
 fn requests_near_the_largest_number_are_refused_and_never_wrap() {
     let tables = [Limits::unlimited()]
         .into_iter()
-        .chain(TREE.map(|scope| limits_of(scope, only(Resource::Memory, u64::MAX - 1))))
-        .chain(TREE.map(|scope| limits_of(scope, only(Resource::Memory, 100_000_u64))))
-        .chain([limits_of(Scope::Stream, only(Resource::Memory, 100_000_u64))]);
+        .chain(TREE.map(|scope| memory_of(scope, u64::MAX - 1)))
+        .chain(TREE.map(|scope| memory_of(scope, 100_000_u64)))
+        .chain([memory_of(Scope::Stream, 100_000_u64)]);
     for limits in tables {
         let governor = governor(limits.clone());
         let guard = governor.inbound().peer("alice").class("public").try_admit().unwrap();
@@ -412,10 +275,10 @@ fn what_exceeds_a_limit_by_itself_is_told_apart() {
 #[test]
 fn a_limit_lowered_below_use_revokes_nothing_and_lets_use_only_fall() {
     for scope in TREE {
-        let governor = governor(limits_of(scope, only(Resource::Memory, 64 * KIB)));
-        let guard = admit(&governor, scope, Direction::Inbound).unwrap();
+        let governor = governor(memory_of(scope, 64 * KIB));
+        let guard = admit(&governor, scope);
         let mut leases: Vec<_> = (0..4).map(|_| guard.try_lease_owned(16384).unwrap()).collect();
-        governor.set_limits(limits_of(scope, only(Resource::Memory, 20 * KIB))).unwrap();
+        governor.set_limits(memory_of(scope, 20 * KIB)).unwrap();
         assert_eq!(governor.snapshot().system.usage.memory, 64 * KIB);
         assert!(leases.iter_mut().all(|lease| lease.pin().is_ok()));
         for left in (2..=4).rev() {
@@ -459,11 +322,11 @@ fn a_raised_limit_holds_at_once() {
 
 #[test]
 fn lowered_stream_limits_hold_for_open_streams() {
-    let governor = governor(limits_of(Scope::Stream, only(Resource::Memory, 8 * KIB)));
+    let governor = governor(memory_of(Scope::Stream, 8 * KIB));
     let guard = governor.inbound().try_admit().unwrap();
     let stream = guard.try_open_stream(Direction::Inbound).unwrap();
     let held = stream.try_reserve(8 * KIB).unwrap();
-    governor.set_limits(limits_of(Scope::Stream, only(Resource::Memory, 4 * KIB))).unwrap();
+    governor.set_limits(memory_of(Scope::Stream, 4 * KIB)).unwrap();
     assert!(stream.try_reserve(1).is_err());
     drop(held);
     assert!(stream.try_reserve(4 * KIB + 1).is_err());
