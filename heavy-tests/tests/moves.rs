@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use common::{KIB, MIB, governor, scope};
 use leasehold::{
-    AllowList, BindError, Direction, Governor, Limits, PeerKey, PrefixLimits, Scope, SubnetLimits,
+    AllowList, BindError, Direction, Governor, LeaseError, Limits, Observe, PeerKey, PrefixLimits,
+    Scope, SubnetLimits,
 };
 
 fn ip(last: u8) -> IpAddr {
@@ -239,4 +240,35 @@ fn totals_of_both_systems_do_not_overflow() {
     let _allowed = _allowed.expect("the allow list helps");
     assert_eq!(governor.snapshot().totals.reserved_bytes, u64::MAX);
     governor.drain(|_| true);
+}
+
+#[test]
+fn observing_counts_nothing_that_would_not_be_refused() {
+    let limits = Limits::unlimited().system(scope().memory(64 * KIB));
+    let reserve_beside_idle = |limits: Limits| {
+        let governor = governor(limits);
+        let idle = governor.inbound().try_admit().expect("room");
+        make_idle(&idle, 16384, 4);
+        let guard = governor.inbound().try_admit().expect("room");
+        let reserved = guard.try_reserve(16384).map(drop);
+        (reserved, governor.snapshot().observed.len())
+    };
+    assert_eq!(reserve_beside_idle(limits.clone()), (Ok(()), 0));
+    assert_eq!(reserve_beside_idle(limits.observe(Observe::everything())), (Ok(()), 0));
+}
+
+#[test]
+fn who_can_be_promoted_is_not_told_that_it_never_fits() {
+    let limits = Limits::unlimited()
+        .system(scope().memory(50))
+        .allowlisted_system(scope().memory(200))
+        .allow(allow_all());
+    let governor = governor(limits);
+    let filler = governor.inbound().remote(ip(1)).weight(150).try_admit();
+    let filler = filler.expect("the allow list helps");
+    let guard = governor.inbound().remote(ip(2)).try_admit().expect("room");
+    let refused = guard.try_reserve(100).expect_err("nothing has 100 now");
+    drop(filler);
+    let _granted = guard.try_reserve(100).expect("the allow list helps");
+    assert!(matches!(refused, LeaseError::Refused(_)), "{refused}");
 }

@@ -159,7 +159,8 @@ impl World {
     /// Takes idle memory out of the way where it matters and the model does not know of it.
     fn settle(&self, conn: usize, verdict: Result<(), Row>) {
         let limits = &self.model.limits;
-        // An idle block was observed when it was charged, and not again when it is leased.
+        // An idle block was observed when it was charged, and not again when it is leased. And what
+        // is idle is not swept before what it is in the way of is counted.
         let observes = !limits.observe.is_none();
         // Not swept yet: the allow-listed scopes.
         let may_move = verdict.is_err() || self.model.conns[conn].place.allowlisted;
@@ -334,8 +335,8 @@ impl World {
             verdict = Ok(());
         }
         let asks = asks(allowlisted);
-        if !model.limits.allow.rules().is_empty() {
-            // Not swept yet: the allow-listed scopes.
+        if !model.limits.allow.rules().is_empty() || !model.limits.observe.is_none() {
+            // Not swept yet: the allow-listed scopes, and those that only observe.
             self.trim_all();
         }
 
