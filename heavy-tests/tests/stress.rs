@@ -14,7 +14,7 @@ use common::{KIB, MIB, governor, scope};
 use leasehold::{
     AllowList, ConnectionGuard, ConnectionHandle, Direction, Governor, Limit, Limits, Observe,
     OwnedLease, PeerKey, PinnedLease, PrefixLimits, Priority, Rate, Reservation, Scope,
-    ScopeLimits, StreamGuard, SubnetLimits,
+    ScopeLimits, ScopeRow, Snapshot, StreamGuard, SubnetLimits,
 };
 use leasehold_heavy_tests::{assert_adds_up, assert_nothing_left};
 
@@ -346,6 +346,81 @@ fn any_limits(dice: &mut Dice, play: Play) -> Limits {
             [Observe::everything(), Observe::none().scope(Scope::System)][dice.roll(2) as usize];
     }
     limits
+}
+
+/// No row is above its limits, which have not changed.
+fn assert_within_limits(snapshot: &Snapshot) {
+    let systems = [
+        ("system", snapshot.system),
+        ("transient", snapshot.transient),
+        ("allow-listed system", snapshot.allowlisted_system),
+        ("allow-listed transient", snapshot.allowlisted_transient),
+    ];
+    let systems = systems.map(|(name, row)| (name.to_string(), row));
+    let peers = snapshot.peers.iter().map(|row| (row.peer.to_string(), row.row));
+    let classes = snapshot.classes.iter().map(|row| (row.name.to_string(), row.row));
+    let parts = snapshot.class_peers.iter().map(|row| (format!("{row:?}"), row.row));
+    for (name, ScopeRow { usage, limits, .. }) in
+        systems.into_iter().chain(peers).chain(classes).chain(parts)
+    {
+        let within = |used: u64, limit: Limit| match limit {
+            Limit::Unlimited => true,
+            Limit::Blocked => used == 0,
+            Limit::Max(max) => used <= max,
+        };
+        assert!(within(usage.memory, limits.memory), "{name}: {usage:?} of {limits:?}");
+        assert!(within(usage.connections(), limits.connections), "{name}: {usage:?}");
+        assert!(within(usage.streams(), limits.streams), "{name}: {usage:?}");
+    }
+}
+
+/// Tight limits everywhere, which have all a little room.
+fn steady_limits() -> Limits {
+    let tight = |bytes: u64, count: u64| scope().memory(bytes).connections(count).streams(count);
+    let network = "192.0.2.0/30".parse().expect("a network");
+    Limits::unlimited()
+        .system(tight(600 * KIB, 8))
+        .transient(tight(300 * KIB, 4))
+        .allowlisted_system(tight(600 * KIB, 8))
+        .allowlisted_transient(tight(300 * KIB, 4))
+        .peer(tight(300 * KIB, 3))
+        .connection(tight(200 * KIB, 4))
+        .stream(tight(100 * KIB, 1))
+        .class_default(tight(300 * KIB, 4))
+        .class_peer_default(tight(200 * KIB, 3))
+        .allow(AllowList::new().network(network).peer(peer(0)).peer_in(peer(1), network))
+}
+
+#[test]
+fn threads_never_show_a_scope_above_its_limit() {
+    let governor = governor(steady_limits());
+    let shelf = Shelf::default();
+    let done = AtomicBool::new(false);
+    let play = Play { allows: true, moves: false };
+    thread::scope(|threads| {
+        for seed in 1..=WORKERS {
+            let (governor, shelf, done) = (&governor, &shelf, &done);
+            threads.spawn(move || {
+                let mut dice = Dice(u64::wrapping_mul(seed + 3, 0x9e37_79b9_7f4a_7c15));
+                while !done.load(Ordering::Relaxed) {
+                    roam(governor, shelf, &mut dice, play);
+                    use_up(shelf.take(&mut dice), shelf, &mut dice);
+                }
+            });
+        }
+        let started = Instant::now();
+        while started.elapsed() < LASTS {
+            let snapshot = governor.snapshot();
+            let seen = std::panic::catch_unwind(|| assert_within_limits(&snapshot));
+            if let Err(panic) = seen {
+                done.store(true, Ordering::Relaxed);
+                std::panic::resume_unwind(panic);
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    shelf.0.into_inner().expect("no panic").clear();
+    assert_nothing_left(&governor);
 }
 
 fn peer(nth: usize) -> PeerKey {
