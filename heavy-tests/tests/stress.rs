@@ -610,3 +610,71 @@ fn move_everything_about(play: Play) {
         drop(governor.inbound().remote(address).try_admit().expect("nobody is counted"));
     }
 }
+
+/// What outlives the streams of one connection, while that stays.
+#[test]
+fn streams_that_come_and_go_on_one_connection_leave_no_class() {
+    let tight = |bytes: u64| scope().memory(bytes);
+    let limits = Limits::unlimited()
+        .class_default(tight(300 * KIB).streams(20))
+        .class_peer_default(tight(200 * KIB))
+        .connection(tight(400 * KIB))
+        .stream(tight(100 * KIB));
+    let governor = governor(limits);
+    let guard = governor.inbound().class("public").try_admit().expect("room");
+    let (shelf, done) = (Shelf::default(), AtomicBool::new(false));
+    thread::scope(|threads| {
+        for seed in 1..=WORKERS {
+            let (guard, shelf, done) = (&guard, &shelf, &done);
+            threads.spawn(move || {
+                let mut dice = Dice(u64::wrapping_mul(seed + 5, 0x9e37_79b9_7f4a_7c15));
+                while !done.load(Ordering::Relaxed) {
+                    let stream = guard.try_open_stream(Direction::Inbound);
+                    for _ in 0..dice.roll(8) {
+                        let Ok(stream) = &stream else { break };
+                        let at = priority(&mut dice);
+                        match dice.roll(4) {
+                            0 => drop(stream.bind_class(name(&mut dice))),
+                            1 => {
+                                let bytes = dice.roll(2) * dice.roll(60_000);
+                                if let Ok(reservation) = stream.try_reserve_at(bytes, at) {
+                                    shelf.put(Left::Reservation(reservation));
+                                }
+                            }
+                            _ => {
+                                if let Ok(lease) = stream.try_lease_owned_at(size(&mut dice), at) {
+                                    shelf.put(Left::Owned(lease, 0));
+                                }
+                            }
+                        }
+                    }
+                    for _ in 0..dice.roll(12) {
+                        let left = shelf.take(&mut dice);
+                        match left {
+                            Some(Left::Reservation(mut reservation)) if dice.roll(2) == 0 => {
+                                drop(reservation.resize(dice.roll(2) * dice.roll(100_000)));
+                                shelf.put(Left::Reservation(reservation));
+                            }
+                            left => drop(left),
+                        }
+                    }
+                }
+            });
+        }
+        thread::sleep(LASTS / 2);
+        drop(guard.bind_peer("alice"));
+        thread::sleep(LASTS);
+        done.store(true, Ordering::Relaxed);
+    });
+    shelf.0.into_inner().expect("no panic").clear();
+    guard.trim();
+    let snapshot = assert_adds_up(&governor);
+    let own = &snapshot.connections[0].usage;
+    assert_eq!((own.memory, own.streams_inbound), (0, 0));
+    let classes: Vec<_> = snapshot.classes.iter().map(|class| &*class.name).collect();
+    assert_eq!(classes, ["public"]);
+    assert_eq!(snapshot.classes[0].row.usage.memory, 0);
+    assert_eq!(snapshot.class_peers.len(), usize::from(own.peer.is_some()));
+    drop(guard);
+    assert_nothing_left(&governor);
+}

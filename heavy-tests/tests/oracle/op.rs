@@ -92,8 +92,8 @@ pub fn op() -> impl Strategy<Value = Op> {
             Op::Admit(Arrival { direction, fd, peer, class, address, weight })
         });
     let coming = prop_oneof![
-        4 => arrival,
-        2 => (nth.clone(), peer.clone()).prop_map(|(conn, peer)| Op::Bind { conn, peer }),
+        9 => arrival,
+        4 => (nth.clone(), peer.clone()).prop_map(|(conn, peer)| Op::Bind { conn, peer }),
         2 => (nth.clone(), maybe(address.clone()))
             .prop_map(|(conn, address)| Op::Rebind { conn, address }),
         1 => nth.clone().prop_map(|conn| Op::Trim { conn }),
@@ -142,7 +142,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         1 => nth.clone().prop_map(|item| Op::Forget { item }),
         8 => nth.prop_map(|item| Op::Drop { item }),
     ];
-    prop_oneof![6 => coming, 2 => limits, 7 => taking, 7 => streams, 10 => holding]
+    prop_oneof![10 => coming, 2 => limits, 7 => taking, 7 => streams, 9 => holding]
 }
 
 pub const LIMITS: usize = 14;
