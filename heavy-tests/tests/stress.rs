@@ -10,11 +10,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
-use common::{KIB, MIB, assert_adds_up, assert_nothing_left, governor, scope};
+use common::{KIB, MIB, governor, scope};
 use leasehold::{
-    ConnectionGuard, ConnectionHandle, Direction, Governor, Limits, OwnedLease, PinnedLease,
-    Reservation, StreamGuard,
+    AllowList, ConnectionGuard, ConnectionHandle, Direction, Governor, Limit, Limits, Observe,
+    OwnedLease, PeerKey, PinnedLease, PrefixLimits, Priority, Rate, Reservation, Scope,
+    ScopeLimits, ScopeRow, Snapshot, StreamGuard, SubnetLimits,
 };
+use leasehold_heavy_tests::{assert_adds_up, assert_nothing_left};
 
 const WORKERS: u64 = 4;
 const LASTS: Duration = Duration::from_secs(2);
@@ -290,5 +292,389 @@ fn siblings_that_sweep_each_other_are_never_refused_for_what_is_idle() {
         worker.join().expect("no worker failed");
     }
     assert_eq!(refused.load(Ordering::Relaxed), 0);
+    assert_nothing_left(&governor);
+}
+
+const PEERS: [&str; 3] = ["alice", "bob", "carol"];
+const CLASSES: [&str; 4] = ["public", "inner", "a class that the limits do not name", "fourth"];
+
+/// What happens besides all the rest.
+#[derive(Clone, Copy)]
+struct Play {
+    /// Limits have allow lists.
+    allows: bool,
+    /// Connections turn out to come from elsewhere.
+    moves: bool,
+}
+
+/// One of many limits, most of them tight.
+fn any_limits(dice: &mut Dice, play: Play) -> Limits {
+    let mut tight = |bytes: u64, count: u64| match dice.roll(8) {
+        0 => ScopeLimits::unlimited(),
+        1 => scope().memory(Limit::Blocked).streams(1),
+        2 => scope().memory(bytes / 4).connections(count / 2).streams(count),
+        _ => scope().memory(bytes).connections(count).streams(2 * count),
+    };
+    let mut limits = Limits::unlimited()
+        .system(tight(2 * MIB, 16))
+        .transient(tight(MIB, 8))
+        .allowlisted_system(tight(2 * MIB, 16))
+        .allowlisted_transient(tight(MIB, 8))
+        .peer(tight(MIB, 6))
+        .peer_override(peer(0), tight(512 * KIB, 4))
+        .connection(tight(512 * KIB, 8))
+        .stream(tight(128 * KIB, 4))
+        .class_default(tight(MIB, 8))
+        .class("public", tight(MIB, 8))
+        .class_peer_default(tight(512 * KIB, 6))
+        .class_peer("public", tight(256 * KIB, 4));
+    if play.allows && dice.roll(3) > 0 {
+        let network = "192.0.2.0/30".parse().expect("a network");
+        limits.allow = AllowList::new().network(network).peer(peer(0)).peer_in(peer(1), network);
+    }
+    if dice.roll(3) > 0 {
+        let rate = Rate::new(Duration::from_micros(50), 4.try_into().expect("four"));
+        let at_most = |count: u64| PrefixLimits::unlimited().connections(count);
+        limits.subnets = SubnetLimits::unlimited()
+            .ipv4(32, at_most(3).rate(rate))
+            .ipv4(24, at_most(9))
+            .ipv6(56, at_most(4))
+            .network("198.51.100.0/24".parse().expect("a network"), at_most(4).rate(rate));
+    }
+    if dice.roll(4) == 0 {
+        limits.observe =
+            [Observe::everything(), Observe::none().scope(Scope::System)][dice.roll(2) as usize];
+    }
+    limits
+}
+
+/// No row is above its limits, which have not changed.
+fn assert_within_limits(snapshot: &Snapshot) {
+    let systems = [
+        ("system", snapshot.system),
+        ("transient", snapshot.transient),
+        ("allow-listed system", snapshot.allowlisted_system),
+        ("allow-listed transient", snapshot.allowlisted_transient),
+    ];
+    let systems = systems.map(|(name, row)| (name.to_string(), row));
+    let peers = snapshot.peers.iter().map(|row| (row.peer.to_string(), row.row));
+    let classes = snapshot.classes.iter().map(|row| (row.name.to_string(), row.row));
+    let parts = snapshot.class_peers.iter().map(|row| (format!("{row:?}"), row.row));
+    for (name, ScopeRow { usage, limits, .. }) in
+        systems.into_iter().chain(peers).chain(classes).chain(parts)
+    {
+        let within = |used: u64, limit: Limit| match limit {
+            Limit::Unlimited => true,
+            Limit::Blocked => used == 0,
+            Limit::Max(max) => used <= max,
+        };
+        assert!(within(usage.memory, limits.memory), "{name}: {usage:?} of {limits:?}");
+        assert!(within(usage.connections(), limits.connections), "{name}: {usage:?}");
+        assert!(within(usage.streams(), limits.streams), "{name}: {usage:?}");
+    }
+}
+
+/// Tight limits everywhere, which have all a little room.
+fn steady_limits() -> Limits {
+    let tight = |bytes: u64, count: u64| scope().memory(bytes).connections(count).streams(count);
+    let network = "192.0.2.0/30".parse().expect("a network");
+    Limits::unlimited()
+        .system(tight(600 * KIB, 8))
+        .transient(tight(300 * KIB, 4))
+        .allowlisted_system(tight(600 * KIB, 8))
+        .allowlisted_transient(tight(300 * KIB, 4))
+        .peer(tight(300 * KIB, 3))
+        .connection(tight(200 * KIB, 4))
+        .stream(tight(100 * KIB, 1))
+        .class_default(tight(300 * KIB, 4))
+        .class_peer_default(tight(200 * KIB, 3))
+        .allow(AllowList::new().network(network).peer(peer(0)).peer_in(peer(1), network))
+}
+
+#[test]
+fn threads_never_show_a_scope_above_its_limit() {
+    let governor = governor(steady_limits());
+    let shelf = Shelf::default();
+    let done = AtomicBool::new(false);
+    let play = Play { allows: true, moves: false };
+    thread::scope(|threads| {
+        for seed in 1..=WORKERS {
+            let (governor, shelf, done) = (&governor, &shelf, &done);
+            threads.spawn(move || {
+                let mut dice = Dice(u64::wrapping_mul(seed + 3, 0x9e37_79b9_7f4a_7c15));
+                while !done.load(Ordering::Relaxed) {
+                    roam(governor, shelf, &mut dice, play);
+                    use_up(shelf.take(&mut dice), shelf, &mut dice);
+                }
+            });
+        }
+        let started = Instant::now();
+        while started.elapsed() < LASTS {
+            let snapshot = governor.snapshot();
+            let seen = std::panic::catch_unwind(|| assert_within_limits(&snapshot));
+            if let Err(panic) = seen {
+                done.store(true, Ordering::Relaxed);
+                std::panic::resume_unwind(panic);
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    shelf.0.into_inner().expect("no panic").clear();
+    assert_nothing_left(&governor);
+}
+
+fn peer(nth: usize) -> PeerKey {
+    PeerKey::new(PEERS[nth]).expect("short names")
+}
+
+fn address(dice: &mut Dice) -> std::net::IpAddr {
+    match dice.roll(3) {
+        0 => [192, 0, 2, dice.roll(6) as u8].into(),
+        1 => [198, 51, 100, dice.roll(3) as u8].into(),
+        _ => std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, dice.roll(3) as u16).into(),
+    }
+}
+
+fn priority(dice: &mut Dice) -> Priority {
+    [Priority::Low, Priority::Medium, Priority::High, Priority::Critical][dice.roll(4) as usize]
+}
+
+fn name(dice: &mut Dice) -> &'static str {
+    CLASSES[dice.roll(CLASSES.len() as u64) as usize]
+}
+
+/// Admits a connection with an address, moves it about, and opens streams with classes.
+fn roam(governor: &Governor, shelf: &Shelf, dice: &mut Dice, play: Play) -> Option<()> {
+    let mut admission = if dice.roll(4) == 0 { governor.outbound() } else { governor.inbound() };
+    if dice.roll(3) > 0 {
+        admission = admission.remote(address(dice));
+    }
+    if dice.roll(3) == 0 {
+        admission = admission.peer(PEERS[dice.roll(3) as usize]);
+    }
+    if dice.roll(2) == 0 {
+        admission = admission.class(name(dice));
+    }
+    let guard = admission.weight(dice.roll(2) * dice.roll(3000)).try_admit().ok()?;
+    let mut streams = Vec::new();
+    for _ in 0..dice.roll(60) {
+        let len = size(dice);
+        match dice.roll(16) {
+            0 | 1 => {
+                if let Ok(mut lease) = guard.try_lease_at(len, priority(dice)) {
+                    lease.put_bytes(7, len);
+                    match dice.roll(3) {
+                        0 => shelf.put(Left::Bytes(lease.freeze())),
+                        _ => drop(lease),
+                    }
+                }
+            }
+            2 => {
+                if let Ok(lease) = guard.handle().try_lease_owned_at(len, priority(dice)) {
+                    shelf.put(Left::Owned(lease, 0));
+                }
+            }
+            3 => {
+                let bytes =
+                    [dice.roll(100_000), u64::MAX, u64::MAX / 2][dice.roll(20) as usize / 18];
+                if let Ok(reservation) = guard.try_reserve_at(bytes, priority(dice)) {
+                    shelf.put(Left::Reservation(reservation));
+                }
+            }
+            4 | 5 => {
+                let direction = [Direction::Inbound, Direction::Outbound][dice.roll(2) as usize];
+                if let Ok(stream) = guard.try_open_stream(direction) {
+                    streams.push(stream);
+                }
+            }
+            6..=10 if !streams.is_empty() => {
+                let nth = dice.roll(streams.len() as u64) as usize;
+                match dice.roll(6) {
+                    0 => drop(streams[nth].bind_class(name(dice))),
+                    1 | 2 => {
+                        if let Ok(mut lease) = streams[nth].try_lease_owned_at(len, priority(dice))
+                        {
+                            if let Ok(mut pin) = lease.pin() {
+                                pin.put_bytes(9, len / 8);
+                            }
+                            if dice.roll(2) == 0 {
+                                shelf.put(Left::Owned(lease, 9));
+                            } else if let Ok(bytes) = lease.freeze() {
+                                shelf.put(Left::Bytes(bytes));
+                            }
+                        }
+                    }
+                    3 => {
+                        let reserved =
+                            streams[nth].try_reserve_at(dice.roll(50_000), priority(dice));
+                        if let Ok(reservation) = reserved {
+                            shelf.put(Left::Reservation(reservation));
+                        }
+                    }
+                    4 => drop(streams.swap_remove(nth)),
+                    _ => shelf.put(Left::Stream(streams.swap_remove(nth))),
+                }
+            }
+            11 => drop(guard.bind_peer(PEERS[dice.roll(3) as usize])),
+            12 if play.moves => move_elsewhere(&guard, dice),
+            _ => use_up(shelf.take(dice), shelf, dice),
+        }
+    }
+    if dice.roll(3) == 0 {
+        shelf.put(Left::Guard(guard));
+    }
+    Some(())
+}
+
+fn move_elsewhere(guard: &ConnectionGuard, dice: &mut Dice) {
+    let moved = match dice.roll(4) {
+        0 => guard.rebind_source(leasehold::Source::opaque("a pipe").expect("a short name")),
+        _ => guard.rebind_source(address(dice)),
+    };
+    drop(moved);
+}
+
+/// Turns every knob, and looks at everything.
+fn meddle(governor: &Governor, dice: &mut Dice, play: Play) {
+    match dice.roll(24) {
+        0 => governor.set_limits(any_limits(dice, play)).expect("valid limits"),
+        1 => {
+            let limits = scope().memory(dice.roll(MIB)).connections(dice.roll(8));
+            governor.set_peer_limits(&peer(dice.roll(3) as usize), limits);
+        }
+        2 => drop(governor.remove_peer_limits(&peer(dice.roll(3) as usize))),
+        3 => drop(governor.drain(|_| dice.roll(4) == 0)),
+        4..=6 => drop(governor.snapshot()),
+        7 => governor.maintain(),
+        8 => drop(governor.limits()),
+        _ => drop(governor.should_validate(address(dice))),
+    }
+}
+
+#[test]
+fn threads_that_change_addresses_leave_nothing() {
+    move_everything_about(Play { allows: false, moves: true });
+}
+
+#[test]
+fn threads_that_are_promoted_leave_nothing() {
+    move_everything_about(Play { allows: true, moves: false });
+}
+
+#[test]
+fn threads_that_are_promoted_and_change_addresses_leave_nothing() {
+    move_everything_about(Play { allows: true, moves: true });
+}
+
+fn move_everything_about(play: Play) {
+    let governor = governor(any_limits(&mut Dice(3), play));
+    let shelf = Shelf::default();
+    let done = AtomicBool::new(false);
+    thread::scope(|threads| {
+        for seed in 1..=WORKERS {
+            let (governor, shelf, done) = (&governor, &shelf, &done);
+            threads.spawn(move || {
+                let mut dice = Dice(u64::wrapping_mul(seed + 7, 0x9e37_79b9_7f4a_7c15));
+                while !done.load(Ordering::Relaxed) {
+                    roam(governor, shelf, &mut dice, play);
+                    if dice.roll(4) == 0 {
+                        use_up(shelf.take(&mut dice), shelf, &mut dice);
+                    }
+                }
+            });
+        }
+        let mut dice = Dice(11);
+        let started = Instant::now();
+        while started.elapsed() < 2 * LASTS {
+            meddle(&governor, &mut dice, play);
+            thread::yield_now();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+
+    let snapshot = assert_adds_up(&governor);
+    let totals = snapshot.totals;
+    println!("{} admitted, {} refused, {:#?}", totals.admitted, totals.refused, snapshot.refusals);
+    println!("observed: {:#?}", snapshot.observed);
+    assert!(totals.admitted > 100 && totals.refused > 0, "nobody collided");
+    shelf.0.into_inner().expect("no panic").clear();
+    assert_nothing_left(&governor);
+    let totals = governor.snapshot().totals;
+    assert_eq!(totals.leased_bytes, totals.returned_bytes);
+    // Nor does an address count anybody.
+    let one = PrefixLimits::unlimited().connections(1);
+    let subnets = SubnetLimits::unlimited().ipv4(0, one).ipv6(0, one);
+    governor.set_limits(Limits::unlimited().subnets(subnets)).expect("valid limits");
+    for address in ["192.0.2.1", "2001:db8::1"] {
+        let address: std::net::IpAddr = address.parse().expect("an address");
+        drop(governor.inbound().remote(address).try_admit().expect("nobody is counted"));
+    }
+}
+
+/// What outlives the streams of one connection, while that stays.
+#[test]
+fn streams_that_come_and_go_on_one_connection_leave_no_class() {
+    let tight = |bytes: u64| scope().memory(bytes);
+    let limits = Limits::unlimited()
+        .class_default(tight(300 * KIB).streams(20))
+        .class_peer_default(tight(200 * KIB))
+        .connection(tight(400 * KIB))
+        .stream(tight(100 * KIB));
+    let governor = governor(limits);
+    let guard = governor.inbound().class("public").try_admit().expect("room");
+    let (shelf, done) = (Shelf::default(), AtomicBool::new(false));
+    thread::scope(|threads| {
+        for seed in 1..=WORKERS {
+            let (guard, shelf, done) = (&guard, &shelf, &done);
+            threads.spawn(move || {
+                let mut dice = Dice(u64::wrapping_mul(seed + 5, 0x9e37_79b9_7f4a_7c15));
+                while !done.load(Ordering::Relaxed) {
+                    let stream = guard.try_open_stream(Direction::Inbound);
+                    for _ in 0..dice.roll(8) {
+                        let Ok(stream) = &stream else { break };
+                        let at = priority(&mut dice);
+                        match dice.roll(4) {
+                            0 => drop(stream.bind_class(name(&mut dice))),
+                            1 => {
+                                let bytes = dice.roll(2) * dice.roll(60_000);
+                                if let Ok(reservation) = stream.try_reserve_at(bytes, at) {
+                                    shelf.put(Left::Reservation(reservation));
+                                }
+                            }
+                            _ => {
+                                if let Ok(lease) = stream.try_lease_owned_at(size(&mut dice), at) {
+                                    shelf.put(Left::Owned(lease, 0));
+                                }
+                            }
+                        }
+                    }
+                    for _ in 0..dice.roll(12) {
+                        let left = shelf.take(&mut dice);
+                        match left {
+                            Some(Left::Reservation(mut reservation)) if dice.roll(2) == 0 => {
+                                drop(reservation.resize(dice.roll(2) * dice.roll(100_000)));
+                                shelf.put(Left::Reservation(reservation));
+                            }
+                            left => drop(left),
+                        }
+                    }
+                }
+            });
+        }
+        thread::sleep(LASTS / 2);
+        drop(guard.bind_peer("alice"));
+        thread::sleep(LASTS);
+        done.store(true, Ordering::Relaxed);
+    });
+    shelf.0.into_inner().expect("no panic").clear();
+    guard.trim();
+    let snapshot = assert_adds_up(&governor);
+    let own = &snapshot.connections[0].usage;
+    assert_eq!((own.memory, own.streams_inbound), (0, 0));
+    let classes: Vec<_> = snapshot.classes.iter().map(|class| &*class.name).collect();
+    assert_eq!(classes, ["public"]);
+    assert_eq!(snapshot.classes[0].row.usage.memory, 0);
+    assert_eq!(snapshot.class_peers.len(), usize::from(own.peer.is_some()));
+    drop(guard);
     assert_nothing_left(&governor);
 }
