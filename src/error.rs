@@ -175,6 +175,8 @@ pub struct Refused {
     priority: Priority,
     /// What refused, where the scope is [`Scope::Subnet`].
     prefix_len: Option<u8>,
+    /// Whether the allow list has other scopes for who was refused.
+    has_fallback: bool,
 }
 
 impl Refused {
@@ -199,6 +201,7 @@ impl Refused {
             reason,
             priority: Priority::Critical,
             prefix_len: None,
+            has_fallback: false,
         }
     }
 
@@ -228,6 +231,11 @@ impl Refused {
     /// The same, of a request that had this priority.
     pub(crate) fn at(self, priority: Priority) -> Self {
         Self { priority, ..self }
+    }
+
+    /// The same, of one whom the allow list covers: when its scopes have room, it fits after all.
+    pub(crate) fn with_fallback(self, has_fallback: bool) -> Self {
+        Self { has_fallback, ..self }
     }
 
     /// The level of the tree that refused.
@@ -279,6 +287,7 @@ impl Refused {
     /// Whether the request exceeds the limit even with nothing else in use.
     pub(crate) fn never_fits(&self) -> bool {
         match self.limit {
+            _ if self.has_fallback => false,
             Limit::Unlimited => false,
             Limit::Blocked => true,
             Limit::Max(max) => self.requested > self.priority.share_of(max),
@@ -542,17 +551,18 @@ impl From<AdmitError> for io::Error {
     }
 }
 
-/// Why a connection was not bound to a peer. Nothing has changed.
+/// Why a connection was not bound to a peer or another source, or a stream to a class. Nothing has
+/// changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BindError {
-    /// The peer has no room for this connection and what it holds.
+    /// There is no room for it and what it holds.
     Refused(Refused),
-    /// The connection already has a peer.
+    /// The connection already has a peer, or the stream a class.
     AlreadyBound,
     /// The connection is closed.
     Closed,
-    /// The peer key is too long.
+    /// The peer key or the class's name is too long.
     NameTooLong(NameTooLong),
 }
 
@@ -582,7 +592,7 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BindError::Refused(refused) => refused.fmt(f),
-            BindError::AlreadyBound => f.write_str("the connection is already bound to a peer"),
+            BindError::AlreadyBound => f.write_str("it is bound already, which can be done once"),
             BindError::Closed => Closed.fmt(f),
             BindError::NameTooLong(error) => error.fmt(f),
         }

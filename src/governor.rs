@@ -239,7 +239,7 @@ impl GovernorBuilder {
     pub fn build(self) -> Result<Governor, ConfigError> {
         let Self { limits, classes, zero_on_return, fragmentation_bytes, clock } = self;
         limits.validate()?;
-        let bounds = Bounds::new(limits.mapped_memory(), classes.len(), fragmentation_bytes);
+        let bounds = Bounds::new(limits.mapped_memory(false), classes.len(), fragmentation_bytes);
         let arena = Arena::new(&classes, bounds, zero_on_return)?;
         let shared = Arc::new(Shared::new(arena, limits, clock, fragmentation_bytes));
         Ok(Governor { shared })

@@ -148,13 +148,14 @@ impl Limits {
         self.peers.get(peer).unwrap_or(&self.peer)
     }
 
-    /// How much memory may be charged to all scopes together.
-    pub(crate) fn mapped_memory(&self) -> Limit {
+    /// How much memory may be charged to all scopes together. The allow-listed ones count if anyone
+    /// can come to use them, or does still.
+    pub(crate) fn mapped_memory(&self, allowlisted_in_use: bool) -> Limit {
         let systems = [
             (Scope::System, self.system.memory),
             (Scope::AllowlistedSystem, self.allowlisted_system.memory),
         ];
-        let used = if self.allow.rules().is_empty() { 1 } else { 2 };
+        let used = if self.allow.rules().is_empty() && !allowlisted_in_use { 1 } else { 2 };
         let mut sum = 0_u64;
         for (scope, limit) in &systems[..used] {
             if self.observe.contains(*scope) || *limit == Limit::Unlimited {

@@ -44,12 +44,11 @@ impl Priority {
         }
     }
 
-    /// The part of `limit` that may be filled, rounded down. No limit, `u64::MAX`, has no parts.
+    /// The part of `limit` that may be filled, rounded down.
     #[inline]
     pub(crate) fn share_of(self, limit: u64) -> u64 {
         match self {
             Priority::Critical => limit,
-            _ if limit == u64::MAX => limit,
             part => (u128::from(limit) * u128::from(part.percent()) / 100) as u64,
         }
     }

@@ -29,12 +29,12 @@ pub struct Reclaimed {
 
 impl Reclaimed {
     pub(crate) fn add(&mut self, other: &Reclaimed) {
-        self.cached_bytes += other.cached_bytes;
-        self.leased_bytes += other.leased_bytes;
-        self.reserved_bytes += other.reserved_bytes;
-        self.streams += other.streams;
-        self.pinned_bytes += other.pinned_bytes;
-        self.detached_bytes += other.detached_bytes;
+        self.cached_bytes = self.cached_bytes.saturating_add(other.cached_bytes);
+        self.leased_bytes = self.leased_bytes.saturating_add(other.leased_bytes);
+        self.reserved_bytes = self.reserved_bytes.saturating_add(other.reserved_bytes);
+        self.streams = self.streams.saturating_add(other.streams);
+        self.pinned_bytes = self.pinned_bytes.saturating_add(other.pinned_bytes);
+        self.detached_bytes = self.detached_bytes.saturating_add(other.detached_bytes);
     }
 }
 

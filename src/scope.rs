@@ -53,11 +53,12 @@ use crate::keyed::KeyedHasher;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::{MAX_NAME_BYTES, PeerKey};
 use crate::sync::Mutex;
+use crate::usage::Tally;
 pub(crate) use classes::ClassRef;
 pub use classes::OTHER_CLASSES;
 use levels::Levels;
 pub(crate) use levels::Vacated;
-pub(crate) use line::{Line, Shortfall, StreamShare};
+pub(crate) use line::{Line, Shortfall, StreamShare, Strictness};
 pub(crate) use peers::PeerRef;
 pub(crate) use refusals::Refusals;
 pub(crate) use report::Seen;
@@ -227,11 +228,13 @@ impl<M: Clone> Tree<M> {
     }
 
     /// Replaces the limits of the whole tree in one step. Use above a new limit stays, and falls.
-    /// `along` runs in the same step.
-    pub(crate) fn set_limits(&self, limits: Limits, along: impl FnOnce()) {
+    /// `along` runs in the same step; it is told whether the allow-listed scopes are in use.
+    pub(crate) fn set_limits(&self, limits: Limits, along: impl FnOnce(&Limits, bool)) {
         let mut scopes = self.scopes.lock();
         let replaced = scopes.levels.set_limits(limits, |key| self.hasher.hash(key));
-        along();
+        let levels = &scopes.levels;
+        let allowlisted = &levels.realms[Realm::Allowlisted as usize].system.usage;
+        along(&levels.limits, *allowlisted != Tally::default());
         drop(scopes);
         drop(replaced);
     }

@@ -136,15 +136,17 @@ impl Subnets {
     }
 
     /// A connection's address turns out to be another. Holds `to` against the limits, in one step
-    /// with `from`, if it was counted, taken off. Answers a refusal that was only observed; after
-    /// one that stands, nothing has changed.
-    pub(crate) fn rebind(
+    /// with `from`, if it was counted, taken off. `along` runs in the same step, last, and may
+    /// object. Answers a refusal that was only observed; after one that stands, or an objection,
+    /// nothing has changed.
+    pub(crate) fn rebind<E: From<Refused>>(
         &self,
         from: Option<IpAddr>,
         to: IpAddr,
         now: Duration,
         enforcement: Enforcement,
-    ) -> Result<Option<Refused>, Refused> {
+        along: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Option<Refused>, E> {
         let from = from.map(|from| Hashed::new(from, &self.key));
         let mut entrance = self.enter(to, now);
         let from = from.map(|from| entrance.state.visit(from, &self.key));
@@ -152,15 +154,23 @@ impl Subnets {
             entrance.state.uncount(from, &self.key);
         }
         let refused = entrance.check().err();
-        if let (Some(refused), Enforcement::Enforce) = (refused, enforcement) {
-            // Nobody has seen it gone: the lock was held.
-            if let Some(from) = &from {
-                entrance.state.count(from, &self.key);
+        let allowed = match (refused, enforcement) {
+            (Some(refused), Enforcement::Enforce) => Err(refused.into()),
+            _ => along(),
+        };
+        match allowed {
+            Ok(()) => {
+                entrance.commit();
+                Ok(refused)
             }
-            return Err(refused);
+            Err(objection) => {
+                // Nobody has seen it gone: the lock was held.
+                if let Some(from) = &from {
+                    entrance.state.count(from, &self.key);
+                }
+                Err(objection)
+            }
         }
-        entrance.commit();
-        Ok(refused)
     }
 
     /// Gives back what is kept about debts that are paid off.

@@ -118,6 +118,14 @@ impl Tally {
         }
     }
 
+    /// The sum, if memory can be counted so far. (Counts can: they end at less than half of what a
+    /// lane holds.)
+    pub(crate) fn checked_add(mut self, more: &Tally) -> Option<Self> {
+        let memory = self.memory.checked_add(more.memory)?;
+        self.add(&more.with_memory(0));
+        Some(self.with_memory(memory))
+    }
+
     /// Subtracts `less`, which was added before.
     #[inline]
     pub(crate) fn sub(&mut self, less: &Tally) {
@@ -143,13 +151,13 @@ impl Tally {
 /// The limits of a scope in the form in which they are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ceilings {
-    memory: u64,
+    memory: Limit,
     counts: [i32; LANES],
 }
 
 impl Ceilings {
     /// Only what can be counted at all is in the way.
-    pub(crate) const NONE: Self = Self { memory: u64::MAX, counts: [i32::MAX; LANES] };
+    pub(crate) const NONE: Self = Self { memory: Limit::Unlimited, counts: [i32::MAX; LANES] };
 
     pub(crate) fn new(memory: Limit, count: impl Fn(Lane) -> Limit) -> Self {
         let lanes = [
@@ -161,7 +169,7 @@ impl Ceilings {
             Lane::StreamsInbound,
             Lane::StreamsOutbound,
         ];
-        let mut ceilings = Self { memory: memory.max(), ..Self::NONE };
+        let mut ceilings = Self { memory, ..Self::NONE };
         for lane in lanes {
             ceilings.counts[lane as usize] = count(lane).max().min(MOST_COUNT.into()) as i32;
         }
@@ -179,7 +187,12 @@ impl Ceilings {
         share: impl FnOnce(u64) -> u64,
     ) -> bool {
         let memory = in_use.memory.saturating_sub(idle_bytes).checked_add(more.memory);
-        let memory = more.memory == 0 || memory.is_some_and(|memory| memory <= share(self.memory));
+        let memory = more.memory == 0
+            || match (memory, self.memory) {
+                (Some(memory), Limit::Max(max)) => memory <= share(max),
+                (Some(_), Limit::Unlimited) => true,
+                (Some(_), Limit::Blocked) | (None, _) => false,
+            };
         let mut over = false;
         for lane in 0..LANES {
             // Below zero where a limit was lowered below what is in use.

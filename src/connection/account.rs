@@ -77,11 +77,12 @@ impl StreamAccount {
         priority: Priority,
         limits: impl FnOnce() -> ScopeLimits,
     ) -> Result<Entry<'_>, Refused> {
-        let Some((entry, before)) = self.add(bytes) else {
-            let limit = limits().memory;
-            return Err(Refused::new(Scope::Stream, Resource::Memory, limit, self.in_use(), bytes));
+        let Some((entry, _)) = self.add(bytes) else {
+            let (limit, in_use) = (limits().memory, self.in_use());
+            let refused = Refused::new(Scope::Stream, Resource::Memory, limit, in_use, bytes);
+            return Err(refused.at(priority));
         };
-        limits().check_memory(Scope::Stream, before & !MARKS, bytes, priority)?;
+        limits().check_memory(Scope::Stream, entry.before, bytes, priority)?;
         Ok(entry)
     }
 
@@ -124,7 +125,8 @@ impl StreamAccount {
             return None;
         }
         let before = self.in_use.fetch_add(bytes, Ordering::AcqRel);
-        Some((Entry { account: self, bytes, _entrance: entrance }, before))
+        let entry = Entry { account: self, bytes, before: before & !MARKS, _entrance: entrance };
+        Some((entry, before))
     }
 }
 
@@ -132,10 +134,20 @@ impl StreamAccount {
 pub(super) struct Entry<'a> {
     account: &'a StreamAccount,
     bytes: u64,
+    /// What was in use before. It can only have fallen since.
+    pub(super) before: u64,
     _entrance: MutexGuard<'a, ()>,
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    pub(super) fn account(&self) -> &'a StreamAccount {
+        self.account
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Leaves the bytes taken.
     #[inline]
     pub(super) fn commit(mut self) {

@@ -9,7 +9,7 @@ use super::{Connection, Shared, Terms};
 use crate::error::{AdmitError, BindError, Scope};
 use crate::magazine::Magazine;
 use crate::name::{Direction, Source};
-use crate::scope::{Hashed, Place, Realm, Request, Shortfall};
+use crate::scope::{Hashed, Place, Realm, Request, Shortfall, Strictness};
 use crate::subnet::Entrance;
 use crate::sync::{Arc, Mutex};
 use crate::usage::Tally;
@@ -43,13 +43,12 @@ impl Connection {
         let Admitted { id, place, counted } = admitted;
         let mut ledger = Ledger::new(place, direction, fd, weight_bytes);
         ledger.counted = counted;
-        let remote = match source {
-            None => Remote::NONE,
-            Some(source) => Remote::new(&source).unwrap_or_else(|| {
-                ledger.set_source(source);
-                Remote::NONE
-            }),
-        };
+        let remote = Remote::none();
+        if let Some(source) = source
+            && !remote.set(&source)
+        {
+            ledger.set_source(Some(source));
+        }
         Arc::new(Self {
             id,
             site,
@@ -64,7 +63,9 @@ impl Connection {
     /// Moves everything the connection has from the transient scope to a peer's.
     pub(crate) fn bind(&self, key: &[u8]) -> Result<(), BindError> {
         let peer = self.shared.tree.peer_key(key)?;
-        let bound = self.shared.run(|| self.attempt_bind(peer));
+        // The clock may run anyone's code, so it is read before any lock is had.
+        let now = self.shared.read_clock();
+        let bound = self.shared.run(|| self.attempt_bind(peer, now));
         match bound {
             Ok(true) => Ok(()),
             Ok(false) => Err(BindError::AlreadyBound),
@@ -73,7 +74,7 @@ impl Connection {
         }
     }
 
-    fn attempt_bind(&self, peer: Hashed<'_, [u8]>) -> Result<bool, Halt> {
+    fn attempt_bind(&self, peer: Hashed<'_, [u8]>, now: Duration) -> Result<bool, Halt> {
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
         if ledger.phase != Phase::Open {
@@ -91,10 +92,11 @@ impl Connection {
             }
         }
         let shares = ledger.stream_shares();
+        let mut strictness = Strictness::Strict;
         loop {
             let own = ledger.usage();
             // One who was let in on trust may have to go back to where its address counts it.
-            let entrance = self.entrance(ledger);
+            let entrance = self.entrance(ledger, now);
             let mut line = self.line(ledger);
             let realm = match ledger.place.realm {
                 Realm::Allowlisted if line.is_peer_allowlisted(self.ip(ledger), peer) => {
@@ -105,51 +107,49 @@ impl Connection {
             let goes_back = realm != ledger.place.realm;
             let entrance = entrance.filter(|_| goes_back);
             let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
-            let bound = match by_subnet {
-                Some(refused) if !line.observes(Scope::Subnet) => {
-                    Err((Shortfall::from(refused), None))
+            if let Some(refused) = by_subnet
+                && !line.observes(Scope::Subnet)
+            {
+                return Err(Halt::Refused(refused));
+            }
+            let bound = line.bind(peer, realm, &own, &shares, self.id, strictness);
+            let Err((shortfall, vacated)) = bound else {
+                if let Some(refused) = by_subnet {
+                    line.count_observed(&refused);
                 }
-                _ => line
-                    .bind(peer, realm, &own, &shares, self.id)
-                    .map_err(|(shortfall, vacated)| (shortfall, Some(vacated))),
+                ledger.place = line.place();
+                drop(line);
+                if let Some(entrance) = entrance {
+                    entrance.commit();
+                    ledger.counted = true;
+                }
+                return Ok(true);
             };
-            match bound {
-                Ok(()) => {
-                    if let Some(refused) = by_subnet {
-                        line.count_observed(&refused);
-                    }
-                    ledger.place = line.place();
-                    drop(line);
-                    if let Some(entrance) = entrance {
-                        entrance.commit();
-                        ledger.counted = true;
-                    }
-                    return Ok(true);
-                }
-                Err((shortfall, vacated)) => {
-                    if self.own_idle_memory_helps(ledger, &shortfall) {
-                        drop(line);
-                        drop(entrance);
-                        drop(vacated);
-                        self.flush(ledger);
-                        continue;
-                    }
-                    let victim = line.victim(&shortfall);
-                    drop(line);
-                    drop(vacated);
-                    return Err(Halt::short_of_room(shortfall.refused, victim));
-                }
+            let helps = self.own_idle_memory_helps(ledger, &shortfall);
+            let victim = if helps { None } else { line.victim(&shortfall) };
+            let observes = line.observes(shortfall.refused.scope());
+            drop(line);
+            drop(entrance);
+            drop(vacated);
+            if helps {
+                self.flush(ledger);
+            } else if let Some((level, victim)) = victim {
+                return Err(Halt::MakeRoom(level, victim));
+            } else if strictness == Strictness::Lenient || !observes {
+                return Err(Halt::Refused(shortfall.refused));
+            } else {
+                strictness = Strictness::Lenient;
             }
         }
     }
 
     /// Where the connection would be counted by its address, if it is not yet.
-    fn entrance(&self, ledger: &Ledger) -> Option<Entrance<'_>> {
+    fn entrance(&self, ledger: &Ledger, now: Duration) -> Option<Entrance<'_>> {
         let may = ledger.place.realm == Realm::Allowlisted
             && !ledger.counted
             && ledger.direction == Direction::Inbound;
         let address = self.ip(ledger).filter(|_| may)?;
-        Some(self.shared.subnets.enter(address, self.shared.read_clock()))
+        Some(self.shared.subnets.enter(address, now))
     }
 }
 
@@ -179,24 +179,36 @@ fn attempt_admit(
         }
         return Ok(admitted);
     }
-    let granted = match by_subnet {
-        Some(refused) if !line.observes(Scope::Subnet) => Err(Shortfall::from(refused)),
-        _ => line.check(&own, &request),
-    };
-    if let Err(shortfall) = granted {
-        let victim = line.victim(&shortfall);
-        let is_allowed = victim.is_none() && line.is_allowlisted(address) && {
-            line.enter_allowlisted();
-            line.check(&own, &request).is_ok()
+    // The ordinary scopes first, then, for whom the allow list covers, its own.
+    let mut strictness = Strictness::Strict;
+    let mut ordinary = None;
+    loop {
+        let checked = match by_subnet {
+            Some(refused) if !line.observes(Scope::Subnet) => Err(Shortfall::from(refused)),
+            _ => line.check(&own, &request, strictness),
         };
-        if !is_allowed {
-            let vacated = line.vacate();
-            drop(line);
-            drop(entrance);
-            drop(vacated);
-            return Err(Halt::short_of_room(shortfall.refused, victim));
+        let Err(shortfall) = checked else { break };
+        let victim = line.victim(&shortfall);
+        if victim.is_none()
+            && strictness == Strictness::Strict
+            && line.observes(shortfall.refused.scope())
+        {
+            strictness = Strictness::Lenient;
+            continue;
         }
-        (counted, by_subnet) = (false, None);
+        let is_allowlisted = line.is_allowlisted(address);
+        if victim.is_none() && ordinary.is_none() && is_allowlisted {
+            ordinary = Some(shortfall.refused);
+            (counted, by_subnet, strictness) = (false, None, Strictness::Strict);
+            line.enter_allowlisted();
+            continue;
+        }
+        let vacated = line.vacate();
+        drop(line);
+        drop(entrance);
+        drop(vacated);
+        let refused = ordinary.unwrap_or(shortfall.refused).with_fallback(is_allowlisted);
+        return Err(Halt::short_of_room(refused, victim));
     }
     if let Some(refused) = by_subnet {
         line.count_observed(&refused);

@@ -2,12 +2,12 @@
 
 use super::Connection;
 use super::account::StreamAccount;
-use super::errand::Halt;
+use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase, Stream, StreamClass};
-use crate::error::{BindError, LeaseError, Scope};
+use crate::error::{BindError, LeaseError};
 use crate::name::Direction;
 use crate::priority::Priority;
-use crate::scope::Request;
+use crate::scope::{Hashed, Request, Strictness};
 use crate::sync::Arc;
 use crate::usage::Tally;
 
@@ -27,7 +27,7 @@ impl Connection {
                 return Err(Halt::Closed);
             }
             let request = Request::new(Tally::of_memory(bytes)).at(priority);
-            self.charge(&mut ledger, account, &request)?;
+            self.charge(&mut ledger, entry.as_ref(), &request)?;
             ledger.reserved += bytes;
             drop(ledger);
             self.commit(entry);
@@ -64,17 +64,7 @@ impl Connection {
                 return Err(Halt::Closed);
             }
             let more = Tally::of_stream(direction);
-            let (limits, observes) = self.shared.tree.stream_limits();
-            let by_stream = limits.check_counts(Scope::Stream, &Tally::default(), &more).err();
-            if let Some(refused) = by_stream
-                && !observes
-            {
-                return Err(Halt::Refused(refused));
-            }
             self.charge(&mut ledger, None, &Request::new(more))?;
-            if let Some(refused) = by_stream {
-                self.shared.tree.count_observed(&refused);
-            }
             *ledger.streams_mut(direction) += 1;
             Ok(ledger.open_stream(direction))
         });
@@ -84,41 +74,61 @@ impl Connection {
     /// Charges a stream, and what it holds, to a class besides all else.
     pub(crate) fn bind_stream(&self, account: &StreamAccount, name: &str) -> Result<(), BindError> {
         let name = self.shared.tree.class_name(name)?;
-        let bound = (|| {
-            // Nobody takes more meanwhile; what is returned meanwhile only makes it less.
-            let (_entrance, most) = account.hold_entrance();
-            let mut guard = self.ledger.lock();
-            let ledger = &mut *guard;
-            if ledger.phase != Phase::Open {
-                return Err(BindError::Closed);
-            }
+        let bound = self.shared.run(|| self.attempt_bind_stream(account, name));
+        match bound {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(BindError::AlreadyBound),
+            Err(Halted::Refused(refused)) => Err(BindError::Refused(refused)),
+            Err(Halted::Closed) => Err(BindError::Closed),
+        }
+    }
+
+    fn attempt_bind_stream(
+        &self,
+        account: &StreamAccount,
+        name: Hashed<'_, str>,
+    ) -> Result<bool, Halt> {
+        // Nobody takes more meanwhile; what is returned meanwhile only makes it less.
+        let (_entrance, most) = account.hold_entrance();
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        if ledger.phase != Phase::Open {
+            return Err(Halt::Closed);
+        }
+        let stream = ledger.stream_mut(account.key()).ok_or(Halt::Closed)?;
+        if stream.bound {
+            return Ok(false);
+        }
+        let usage = stream.counts().with_memory(most);
+        let mut strictness = Strictness::Strict;
+        let class = loop {
             let mut line = self.line(ledger);
-            let Some(stream) = ledger.stream_mut(account.key()) else {
-                return Err(BindError::Closed);
-            };
-            if stream.class.is_some() {
-                return Err(BindError::AlreadyBound);
-            }
-            let usage = stream.counts().with_memory(most);
-            let class = match line.bind_stream(name, &usage) {
-                Ok(Some(class)) => class,
-                Ok(None) => return Ok(()),
-                Err((refused, vacated)) => {
-                    drop(line);
-                    drop(vacated);
-                    return Err(BindError::Refused(refused));
+            let (shortfall, vacated) = match line.bind_stream(name, &usage, strictness) {
+                Ok(Some(class)) => {
+                    let memory = account.set_classed();
+                    line.credit_stream(class, &Tally::of_memory(most - memory));
+                    break Some(StreamClass { class, memory });
                 }
+                Ok(None) => break None,
+                Err(refusal) => refusal,
             };
-            let memory = account.set_classed();
-            line.credit_stream(class, &Tally::of_memory(most - memory));
-            stream.class = Some(StreamClass { class, memory });
-            Ok(())
-        })();
-        bound.inspect_err(|error| {
-            if let Some(refused) = error.refused() {
-                self.shared.tree.count_refusal(refused);
+            let victim = line.victim(&shortfall);
+            let observes = line.observes(shortfall.refused.scope());
+            drop(line);
+            drop(vacated);
+            if let Some((level, victim)) = victim {
+                return Err(Halt::MakeRoom(level, victim));
             }
-        })
+            if strictness == Strictness::Lenient || !observes {
+                return Err(Halt::Refused(shortfall.refused));
+            }
+            strictness = Strictness::Lenient;
+        };
+        if let Some(stream) = ledger.stream_mut(account.key()) {
+            stream.bound = true;
+            stream.class = class;
+        }
+        Ok(true)
     }
 
     /// Counts bytes as returned to a stream's account. Called while the record stays for another

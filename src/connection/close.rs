@@ -296,6 +296,7 @@ impl Connection {
         if ledger.memory == 0 && ledger.charged {
             self.fold(ledger);
             ledger.charged = false;
+            ledger.set_source(None);
             aftermath.peer = ledger.place.peer();
             ledger.place.set_peer(None);
             aftermath.deregister = true;

@@ -27,6 +27,12 @@ pub(super) enum Halt {
     MakeRoom(LevelRef, Arc<Connection>),
 }
 
+impl From<Refused> for Halt {
+    fn from(refused: Refused) -> Self {
+        Halt::Refused(refused)
+    }
+}
+
 impl Halt {
     /// A charge did not go through, all of one's own idle memory being back already: there is a
     /// sibling to sweep, or else it is refused.

@@ -66,7 +66,9 @@ pub(super) struct Stream {
     pub(super) direction: Direction,
     /// Whether its guard is alive.
     pub(super) open: bool,
-    /// A class other than the connection's.
+    /// Whether it was told which class it belongs to.
+    pub(super) bound: bool,
+    /// That class, if it is not the connection's.
     pub(super) class: Option<StreamClass>,
 }
 
@@ -154,6 +156,7 @@ impl Ledger {
             account: Arc::new(StreamAccount::new(key)),
             direction,
             open: true,
+            bound: false,
             class: None,
         };
         let key = insert_in_turn(streams, next_stream, open);
@@ -174,19 +177,15 @@ impl Ledger {
 
     /// What the streams are charged for to classes of their own, class by class.
     pub(super) fn stream_shares(&self) -> Vec<StreamShare> {
-        let mut shares: Vec<StreamShare> = Vec::new();
+        let mut shares = BTreeMap::new();
         for stream in self.tables.iter().flat_map(|tables| tables.streams.values()) {
             let Some(StreamClass { class, memory }) = stream.class else { continue };
-            let usage = stream.counts().with_memory(memory);
-            match shares.iter_mut().find(|share| share.class == class) {
-                Some(share) => {
-                    share.usage.add(&usage);
-                    share.streams += 1;
-                }
-                None => shares.push(StreamShare { class, usage, streams: 1 }),
-            }
+            let nothing = StreamShare { class, usage: Tally::default(), streams: 0 };
+            let share: &mut StreamShare = shares.entry(class).or_insert(nothing);
+            share.usage.add(&stream.counts().with_memory(memory));
+            share.streams += 1;
         }
-        shares
+        shares.into_values().collect()
     }
 
     /// Takes out the stream under `key`, if it is closed and drained.
@@ -213,8 +212,16 @@ impl Ledger {
         self.tables.as_ref()?.source.as_ref()
     }
 
-    pub(super) fn set_source(&mut self, source: Source) {
-        self.tables.get_or_insert_default().source = Some(source);
+    pub(super) fn set_source(&mut self, source: Option<Source>) {
+        match source {
+            Some(source) => self.tables.get_or_insert_default().source = Some(source),
+            None => {
+                if let Some(tables) = &mut self.tables {
+                    tables.source = None;
+                }
+                self.drop_empty_tables();
+            }
+        }
     }
 
     /// Gives the tables' memory back if there is nothing in them.

@@ -82,7 +82,11 @@ impl Connection {
         }
         // An idle block is charged already. Only a class of the stream, which is not charged for
         // idle blocks, and a priority below the highest still have a say.
-        let is_plain = priority == Priority::Critical && stream_class(ledger, account).is_none();
+        let class_of_stream = match account {
+            Some(account) => stream_class(ledger, account)?,
+            None => None,
+        };
+        let is_plain = priority == Priority::Critical && class_of_stream.is_none();
         let granted = loop {
             let mut idle_bytes = 0;
             if is_plain {
@@ -97,7 +101,7 @@ impl Connection {
                 0 => Weigh::ChargeBlock(class, errand),
                 _ => Weigh::Charge,
             };
-            let tight = match self.weigh(ledger, account, &request, weigh)? {
+            let tight = match self.weigh(ledger, entry.as_ref(), &request, weigh)? {
                 Weighed::Charged { tight } => tight,
                 Weighed::Flushed => continue,
             };
@@ -106,7 +110,7 @@ impl Connection {
                     Some(granted) => break granted,
                     None => {
                         // Another thread was faster, on the way that needs no lock.
-                        self.uncharge_stream(ledger, account, bytes);
+                        self.uncharge_stream(ledger, entry.as_ref(), bytes);
                         continue;
                     }
                 }
@@ -141,10 +145,10 @@ impl Connection {
         self.keep(ledger);
         let request = Request::new(Tally::of_memory(bytes as u64)).at(priority);
         if !errand.has_mapping() {
-            while self.weigh(ledger, account, &request, Weigh::Check)? == Weighed::Flushed {}
+            while self.weigh(ledger, entry.as_ref(), &request, Weigh::Check)? == Weighed::Flushed {}
             return Err(Halt::MapLarge(bytes));
         }
-        self.charge(ledger, account, &request)?;
+        self.charge(ledger, entry.as_ref(), &request)?;
         let Some(mapping) = errand.take_mapping() else { return Err(Halt::MapLarge(bytes)) };
         let memory = Memory::Large { base: mapping.base(), bytes: mapping.len() };
         let large = LooseMemory::Large { mapping, note: Box::new(Note::default()) };

@@ -3,63 +3,69 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::name::Source;
+use crate::sync::unmodelled::{AtomicU32, Relaxed};
 
-/// An address, or nothing.
-#[derive(Clone, Copy)]
+/// An address, or nothing. Read and written under the connection's mutex; the atomics are there only
+/// because this part of the record lies outside it.
 pub(super) struct Remote {
-    kind: Kind,
-    port: u16,
-    address: [u8; 16],
+    /// The kind in the low half, the port in the high one.
+    kind: AtomicU32,
+    address: [AtomicU32; 4],
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Kind {
-    None,
-    Ipv4,
-    Ipv6,
-    Ipv4Port,
-    Ipv6Port,
-}
+const NONE: u32 = 0;
+const IP: u32 = 1;
+const IP_AND_PORT: u32 = 2;
+/// IPv4, which is kept in its IPv6 form.
+const V4: u32 = 4;
 
 impl Remote {
-    pub(super) const NONE: Self = Self { kind: Kind::None, port: 0, address: [0; 16] };
+    pub(super) fn none() -> Self {
+        Self { kind: AtomicU32::new(NONE), address: Default::default() }
+    }
 
-    /// `None` if the source does not fit: it is opaque, or an address with a scope or a flow.
-    pub(super) fn new(source: &Source) -> Option<Self> {
-        let (ip, port) = if let Some(address) = source.address() {
-            if let SocketAddr::V6(v6) = address
-                && (v6.flowinfo(), v6.scope_id()) != (0, 0)
-            {
-                return None;
+    /// `false`, and nothing is kept, if the source does not fit: it is opaque, or an address with a
+    /// scope or a flow.
+    pub(super) fn set(&self, source: &Source) -> bool {
+        self.kind.store(NONE, Relaxed);
+        let (kind, ip, port) = match (source.address(), source.ip()) {
+            (Some(SocketAddr::V6(v6)), _) if (v6.flowinfo(), v6.scope_id()) != (0, 0) => {
+                return false;
             }
-            (address.ip(), Some(address.port()))
-        } else {
-            (source.ip()?, None)
+            (Some(address), _) => (IP_AND_PORT, address.ip(), address.port()),
+            (None, Some(ip)) => (IP, ip, 0),
+            (None, None) => return false,
         };
-        let (kind, address) = match (ip, port) {
-            (IpAddr::V4(ip), None) => (Kind::Ipv4, ip.to_ipv6_mapped().octets()),
-            (IpAddr::V4(ip), Some(_)) => (Kind::Ipv4Port, ip.to_ipv6_mapped().octets()),
-            (IpAddr::V6(ip), None) => (Kind::Ipv6, ip.octets()),
-            (IpAddr::V6(ip), Some(_)) => (Kind::Ipv6Port, ip.octets()),
+        let (family, bits) = match ip {
+            IpAddr::V4(ip) => (V4, ip.to_ipv6_mapped().to_bits()),
+            IpAddr::V6(ip) => (0, ip.to_bits()),
         };
-        Some(Self { kind, port: port.unwrap_or_default(), address })
+        for (nth, word) in self.address.iter().enumerate() {
+            word.store((bits >> (32 * nth)) as u32, Relaxed);
+        }
+        self.kind.store(kind | family | u32::from(port) << 16, Relaxed);
+        true
     }
 
     pub(super) fn ip(&self) -> Option<IpAddr> {
-        let address = Ipv6Addr::from(self.address);
-        match self.kind {
-            Kind::None => None,
-            Kind::Ipv4 | Kind::Ipv4Port => address.to_ipv4_mapped().map(IpAddr::V4),
-            Kind::Ipv6 | Kind::Ipv6Port => Some(IpAddr::V6(address)),
+        let kind = self.kind.load(Relaxed);
+        if kind == NONE {
+            return None;
+        }
+        let words = self.address.iter().rev().map(|word| u128::from(word.load(Relaxed)));
+        let address = Ipv6Addr::from_bits(words.fold(0, |bits, word| bits << 32 | word));
+        match kind & V4 {
+            0 => Some(IpAddr::V6(address)),
+            _ => address.to_ipv4_mapped().map(IpAddr::V4),
         }
     }
 
     pub(super) fn source(&self) -> Option<Source> {
         let ip = self.ip()?;
-        Some(match self.kind {
-            Kind::Ipv4Port | Kind::Ipv6Port => SocketAddr::new(ip, self.port).into(),
-            Kind::None | Kind::Ipv4 | Kind::Ipv6 => ip.into(),
+        let kind = self.kind.load(Relaxed);
+        Some(match kind & IP_AND_PORT {
+            0 => ip.into(),
+            _ => SocketAddr::new(ip, (kind >> 16) as u16).into(),
         })
     }
 }
@@ -72,19 +78,27 @@ mod tests {
     fn what_fits_comes_back_whole() {
         for address in ["192.0.2.1:80", "[2001:db8::1]:443", "[::ffff:192.0.2.1]:1", "[::]:0"] {
             let source = Source::from(address.parse::<SocketAddr>().unwrap());
-            assert_eq!(Remote::new(&source).unwrap().source(), Some(source));
+            let remote = Remote::none();
+            assert!(remote.set(&source));
+            assert_eq!(remote.source(), Some(source));
         }
         for ip in ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"] {
             let source = Source::from(ip.parse::<IpAddr>().unwrap());
-            assert_eq!(Remote::new(&source).unwrap().source(), Some(source));
+            let remote = Remote::none();
+            assert!(remote.set(&source));
+            assert_eq!(remote.source(), Some(source));
         }
-        assert_eq!(Remote::NONE.source(), None);
+        assert_eq!(Remote::none().source(), None);
     }
 
     #[test]
     fn what_does_not_fit_is_told_apart() {
         let scoped: SocketAddr = "[fe80::1%7]:80".parse().unwrap();
-        assert!(Remote::new(&scoped.into()).is_none());
-        assert!(Remote::new(&Source::opaque("a pipe").unwrap()).is_none());
+        let remote = Remote::none();
+        for source in [scoped.into(), Source::opaque("a pipe").unwrap()] {
+            assert!(remote.set(&IpAddr::from([192, 0, 2, 1]).into()));
+            assert!(!remote.set(&source));
+            assert_eq!(remote.source(), None);
+        }
     }
 }

@@ -71,12 +71,12 @@ impl Shared {
 
     pub(crate) fn set_limits(&self, limits: Limits) {
         let classes = self.arena.class_count();
-        let bounds = Bounds::new(limits.mapped_memory(), classes, self.fragmentation_bytes);
         let stream_memory = limits.stream.memory.max();
         let subnets = limits.subnets.clone();
         self.subnets.set_limits(&subnets, || {
-            self.tree.set_limits(limits, || {
-                self.arena.set_bounds(bounds);
+            self.tree.set_limits(limits, |limits, allowlisted_in_use| {
+                let memory = limits.mapped_memory(allowlisted_in_use);
+                self.arena.set_bounds(Bounds::new(memory, classes, self.fragmentation_bytes));
                 self.hot.stream_memory.store(stream_memory, Relaxed);
             });
         });

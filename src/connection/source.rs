@@ -1,6 +1,7 @@
 //! Where a connection comes from, and how it turns out to come from elsewhere.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::Connection;
 use super::errand::{Halt, Halted};
@@ -25,14 +26,16 @@ impl Connection {
 
     /// The connection turns out to come from elsewhere: it counts there from now on.
     pub(crate) fn rebind_source(&self, source: Source) -> Result<(), BindError> {
+        // The clock may run anyone's code, so it is read before any lock is had.
+        let now = self.shared.read_clock();
         let moved = self.shared.run(|| {
             let mut guard = self.ledger.lock();
             let ledger = &mut *guard;
             if ledger.phase != Phase::Open {
                 return Err(Halt::Closed);
             }
-            self.move_source(ledger, &source)?;
-            ledger.set_source(source.clone());
+            self.move_source(ledger, &source, now)?;
+            self.set_source(ledger, &source);
             Ok(())
         });
         moved.map_err(|halted| match halted {
@@ -41,72 +44,54 @@ impl Connection {
         })
     }
 
-    fn move_source(&self, ledger: &mut Ledger, source: &Source) -> Result<(), Halt> {
+    /// Counts the connection at its new address. Who is allow-listed is not counted, but is tried
+    /// among the ordinary first; who is not any longer goes back to them, or is refused.
+    fn move_source(&self, ledger: &mut Ledger, source: &Source, now: Duration) -> Result<(), Halt> {
         let to = source.ip().filter(|_| ledger.direction == Direction::Inbound);
         let line = self.line(ledger);
         let is_allowlisted = line.is_allowlisted(source.ip());
-        let observes = line.observes(Scope::Subnet);
+        let enforcement = match line.observes(Scope::Subnet) {
+            true => Enforcement::Observe,
+            false => Enforcement::Enforce,
+        };
         drop(line);
-        match (ledger.place.realm, to) {
-            (Realm::Allowlisted, _) if is_allowlisted => self.uncount(ledger),
-            (Realm::Allowlisted, _) => self.go_back(ledger, to, observes)?,
-            (Realm::Ordinary, None) => self.uncount(ledger),
-            (Realm::Ordinary, Some(to)) => {
-                let from = self.ip(ledger).filter(|_| ledger.counted);
-                let enforcement =
-                    if observes { Enforcement::Observe } else { Enforcement::Enforce };
-                let now = self.shared.read_clock();
-                match self.shared.subnets.rebind(from, to, now, enforcement) {
-                    Ok(observed) => {
-                        ledger.counted = true;
-                        if let Some(refused) = observed {
-                            self.shared.tree.count_observed(&refused);
-                        }
-                    }
-                    Err(_)
-                        if is_allowlisted
-                            && self.enter_realm(ledger, Realm::Allowlisted).is_ok() =>
-                    {
-                        self.uncount(ledger);
-                    }
-                    Err(refused) => return Err(Halt::Refused(refused)),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves to the ordinary scopes, where the address `to` counts the connection.
-    fn go_back(&self, ledger: &mut Ledger, to: Option<IpAddr>, observes: bool) -> Result<(), Halt> {
-        let now = self.shared.read_clock();
-        let entrance = to.map(|to| self.shared.subnets.enter(to, now));
-        let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
-        if let Some(refused) = by_subnet
-            && !observes
-        {
-            return Err(Halt::Refused(refused));
-        }
-        self.enter_realm(ledger, Realm::Ordinary)?;
-        let counts = entrance.is_some();
-        if let Some(entrance) = entrance {
-            entrance.commit();
-        }
-        self.uncount(ledger);
-        ledger.counted = counts;
-        if let Some(refused) = by_subnet {
-            self.shared.tree.count_observed(&refused);
-        }
-        Ok(())
-    }
-
-    fn enter_realm(&self, ledger: &mut Ledger, realm: Realm) -> Result<(), Halt> {
-        let own = ledger.usage();
         let nothing_more = Request::new(Tally::default());
-        let mut line = self.line(ledger);
-        let moved = line.change_realm(realm, &own, &nothing_more, self.id);
-        moved.map_err(|shortfall| Halt::Refused(shortfall.refused))?;
-        ledger.place = line.place();
-        Ok(())
+        let realm = ledger.place.realm;
+        if realm == Realm::Allowlisted && is_allowlisted {
+            self.uncount(ledger);
+            return Ok(());
+        }
+        let goes_back = realm == Realm::Allowlisted;
+        let Some(to) = to else {
+            if goes_back {
+                self.enter_realm(ledger, Realm::Ordinary, &nothing_more)?;
+            }
+            self.uncount(ledger);
+            return Ok(());
+        };
+        let from = self.ip(ledger).filter(|_| ledger.counted);
+        let moved = self.shared.subnets.rebind(from, to, now, enforcement, || match goes_back {
+            true => self.enter_realm(ledger, Realm::Ordinary, &nothing_more),
+            false => Ok(()),
+        });
+        match moved {
+            Ok(observed) => {
+                ledger.counted = true;
+                if let Some(refused) = observed {
+                    self.shared.tree.count_observed(&refused);
+                }
+                Ok(())
+            }
+            Err(Halt::Refused(refused)) if is_allowlisted => {
+                match self.enter_realm(ledger, Realm::Allowlisted, &nothing_more) {
+                    Ok(()) => self.uncount(ledger),
+                    Err(Halt::Refused(_)) => return Err(Halt::Refused(refused)),
+                    Err(halt) => return Err(halt),
+                }
+                Ok(())
+            }
+            Err(halt) => Err(halt),
+        }
     }
 
     /// The address that the connection had counts it no longer.
@@ -116,5 +101,11 @@ impl Connection {
         {
             self.shared.subnets.leave(from);
         }
+    }
+
+    /// Notes where the connection comes from: in the record, if it has a place for it.
+    fn set_source(&self, ledger: &mut Ledger, source: &Source) {
+        let fits = self.remote.set(source);
+        ledger.set_source((!fits).then(|| source.clone()));
     }
 }

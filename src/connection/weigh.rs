@@ -11,7 +11,8 @@ use crate::error::{LeaseError, Refused, Resource, Scope};
 use crate::limits::ScopeLimits;
 use crate::magazine::{Tight, Word};
 use crate::priority::Priority;
-use crate::scope::{ClassRef, Realm, Request, Shortfall};
+use crate::scope::{ClassRef, LevelRef, Line, Realm, Request, Shortfall, Strictness};
+use crate::sync::Arc;
 use crate::usage::Tally;
 
 /// What to do with a request for which there is room.
@@ -39,7 +40,27 @@ pub(super) enum Weighed {
 /// make.
 pub(super) struct Entered<'a> {
     entry: Entry<'a>,
+    priority: Priority,
     observed: Option<Refused>,
+}
+
+impl Entered<'_> {
+    pub(super) fn account(&self) -> &StreamAccount {
+        self.entry.account()
+    }
+
+    /// Holds the place against the limits in force while the tree is locked.
+    fn check(
+        &self,
+        line: &Line<'_, Arc<Connection>>,
+        strictness: Strictness,
+    ) -> Result<(), Shortfall> {
+        let (before, bytes) = (self.entry.before, self.entry.bytes());
+        match self.observed {
+            Some(_) => Ok(()),
+            None => line.check_stream_memory(before, bytes, self.priority, strictness),
+        }
+    }
 }
 
 /// Charges.
@@ -54,7 +75,7 @@ impl Connection {
         let Some(account) = account else { return Ok(None) };
         let (limits, observes) = self.shared.tree.stream_limits();
         let refused = match account.enter(bytes, priority, || limits) {
-            Ok(entry) => return Ok(Some(Entered { entry, observed: None })),
+            Ok(entry) => return Ok(Some(Entered { entry, priority, observed: None })),
             Err(refused) => refused,
         };
         if self.is_closed() {
@@ -66,12 +87,12 @@ impl Connection {
         }
         let entry = account.enter(bytes, priority, ScopeLimits::unlimited);
         let entry = entry.map_err(Halt::Refused)?;
-        Ok(Some(Entered { entry, observed: Some(refused) }))
+        Ok(Some(Entered { entry, priority, observed: Some(refused) }))
     }
 
     /// Leaves what was entered on a stream's account taken.
     pub(super) fn commit(&self, entered: Option<Entered<'_>>) {
-        let Some(Entered { entry, observed }) = entered else { return };
+        let Some(Entered { entry, observed, .. }) = entered else { return };
         entry.commit();
         if let Some(refused) = observed {
             self.shared.tree.count_observed(&refused);
@@ -82,10 +103,10 @@ impl Connection {
     pub(super) fn charge(
         &self,
         ledger: &mut Ledger,
-        account: Option<&StreamAccount>,
+        entered: Option<&Entered<'_>>,
         request: &Request,
     ) -> Result<(), Halt> {
-        while self.weigh(ledger, account, request, Weigh::Charge)? == Weighed::Flushed {}
+        while self.weigh(ledger, entered, request, Weigh::Charge)? == Weighed::Flushed {}
         Ok(())
     }
 
@@ -94,88 +115,147 @@ impl Connection {
     pub(super) fn weigh(
         &self,
         ledger: &mut Ledger,
-        account: Option<&StreamAccount>,
+        entered: Option<&Entered<'_>>,
         request: &Request,
         mut weigh: Weigh<'_, '_>,
     ) -> Result<Weighed, Halt> {
         let own = ledger.usage();
-        let class = stream_class(ledger, account);
+        let class = match entered {
+            Some(entered) => stream_class(ledger, entered.account())?,
+            None => None,
+        };
         let of_class = Request { idle_bytes: 0, ..*request };
+        let mut strictness = Strictness::Strict;
         let mut line = self.line(ledger);
-        let checked = line.check(&own, request).and_then(|()| match class {
-            Some(class) => line.check_stream(class, &of_class).map_err(Shortfall::from),
-            None => Ok(()),
-        });
-        let Err(shortfall) = checked else {
-            // Under the scopes' lock: the arena is never short of a block that someone holds who
-            // is about to be refused. Nor is anything mapped for one who would be.
-            if let Weigh::ChargeBlock(class, errand) = &mut weigh
-                && !errand.take_along(*class)
-            {
-                return Err(Halt::Grow(*class));
+        let shortfall = loop {
+            let checked = line
+                .check(&own, request, strictness)
+                .and_then(|()| match class {
+                    Some(class) => line.check_stream(class, &of_class, strictness),
+                    None => Ok(()),
+                })
+                .and_then(|()| match entered {
+                    Some(entered) => entered.check(&line, strictness),
+                    None => Ok(()),
+                });
+            let Err(shortfall) = checked else { break None };
+            if self.own_idle_memory_helps(ledger, &shortfall) {
+                drop(line);
+                self.flush(ledger);
+                return Ok(Weighed::Flushed);
             }
-            if !matches!(weigh, Weigh::Check) {
-                line.charge(&own, request);
-                ledger.memory += request.usage.memory - request.idle_bytes;
-                if let (Some(class), Some(account)) = (class, account) {
-                    line.charge_stream(class, &of_class);
-                    if let Some(of) = stream_class_mut(ledger, account) {
-                        of.memory += of_class.usage.memory;
-                    }
+            if let Some((level, victim)) = line.victim(&shortfall) {
+                return Err(Halt::MakeRoom(level, victim));
+            }
+            if strictness == Strictness::Lenient || !line.observes(shortfall.refused.scope()) {
+                break Some(shortfall);
+            }
+            // Nothing idle is in the way: this is what would really be refused.
+            strictness = Strictness::Lenient;
+        };
+        if let Some(shortfall) = shortfall {
+            let is_ordinary = matches!(shortfall.refused.scope(), Scope::System | Scope::Transient);
+            let has_fallback = is_ordinary && line.is_allowlisted(self.ip(ledger));
+            let fits_stream = class.is_none_or(|class| {
+                line.check_stream(class, &of_class, Strictness::Lenient).is_ok()
+            });
+            drop(line);
+            if has_fallback && fits_stream {
+                match self.enter_realm(ledger, Realm::Allowlisted, request) {
+                    Err(Halt::Refused(_)) => {}
+                    Err(halt) => return Err(halt),
+                    Ok(()) => return Ok(Weighed::Flushed),
                 }
             }
-            if !matches!(weigh, Weigh::ChargeBlock(..)) {
-                return Ok(Weighed::Charged { tight: false });
-            }
-            let tight = line.is_tight();
-            if !tight
-                && !ledger.listed
-                && let Some(me) = &ledger.keep
-            {
-                line.list(self.id, me);
-                ledger.listed = true;
-            }
-            return Ok(Weighed::Charged { tight });
-        };
-        if self.own_idle_memory_helps(ledger, &shortfall) {
-            drop(line);
-            self.flush(ledger);
-            return Ok(Weighed::Flushed);
+            return Err(Halt::Refused(shortfall.refused.with_fallback(has_fallback)));
         }
-        let victim = line.victim(&shortfall);
-        let is_ordinary = matches!(shortfall.refused.scope(), Scope::System | Scope::Transient);
-        if victim.is_none()
-            && is_ordinary
-            && line.is_allowlisted(self.ip(ledger))
-            && line.change_realm(Realm::Allowlisted, &own, request, self.id).is_ok()
+        // Under the scopes' lock: the arena is never short of a block that someone holds who is
+        // about to be refused. Nor is anything mapped for one who would be.
+        if let Weigh::ChargeBlock(class, errand) = &mut weigh
+            && !errand.take_along(*class)
         {
-            ledger.place = line.place();
-            return Ok(Weighed::Flushed);
+            return Err(Halt::Grow(*class));
         }
-        drop(line);
-        Err(Halt::short_of_room(shortfall.refused, victim))
+        if !matches!(weigh, Weigh::Check) {
+            line.charge(&own, request);
+            ledger.memory += request.usage.memory - request.idle_bytes;
+            if let (Some(class), Some(entered)) = (class, entered) {
+                line.charge_stream(class, &of_class);
+                if let Some(of) = stream_class_mut(ledger, entered.account()) {
+                    of.memory += of_class.usage.memory;
+                }
+            }
+        }
+        if !matches!(weigh, Weigh::ChargeBlock(..)) {
+            return Ok(Weighed::Charged { tight: false });
+        }
+        let tight = line.is_tight();
+        if !tight
+            && !ledger.listed
+            && let Some(me) = &ledger.keep
+        {
+            line.list(self.id, me);
+            ledger.listed = true;
+        }
+        Ok(Weighed::Charged { tight })
+    }
+
+    /// Moves the connection to the scopes of another realm, if they have room for it and for
+    /// `request`, at the cost of idle memory where need be.
+    pub(super) fn enter_realm(
+        &self,
+        ledger: &mut Ledger,
+        realm: Realm,
+        request: &Request,
+    ) -> Result<(), Halt> {
+        let mut strictness = Strictness::Strict;
+        loop {
+            let own = ledger.usage();
+            let mut line = self.line(ledger);
+            let moved = line.change_realm(realm, &own, request, self.id, strictness);
+            let Err(shortfall) = moved else {
+                ledger.place = line.place();
+                return Ok(());
+            };
+            if self.own_idle_memory_helps(ledger, &shortfall) {
+                drop(line);
+                self.flush(ledger);
+                continue;
+            }
+            if let Some((level, victim)) = line.victim(&shortfall) {
+                return Err(Halt::MakeRoom(level, victim));
+            }
+            if strictness == Strictness::Lenient || !line.observes(shortfall.refused.scope()) {
+                return Err(Halt::Refused(shortfall.refused));
+            }
+            strictness = Strictness::Lenient;
+        }
     }
 
     /// Takes off a stream's class what was charged to it in vain.
     pub(super) fn uncharge_stream(
         &self,
         ledger: &mut Ledger,
-        account: Option<&StreamAccount>,
+        entered: Option<&Entered<'_>>,
         bytes: u64,
     ) {
-        if let (Some(class), Some(account)) = (stream_class(ledger, account), account) {
-            if let Some(of) = stream_class_mut(ledger, account) {
-                of.memory -= bytes;
-            }
+        let Some(entered) = entered else { return };
+        if let Some(of) = stream_class_mut(ledger, entered.account()) {
+            of.memory -= bytes;
+            let class = of.class;
             self.line(ledger).credit_stream(class, &Tally::of_memory(bytes));
         }
     }
 
     /// Whether idle blocks of the connection's own stand in the way.
     pub(super) fn own_idle_memory_helps(&self, ledger: &Ledger, shortfall: &Shortfall) -> bool {
-        let is_of_stream = shortfall.level.is_none()
-            && matches!(shortfall.refused.scope(), Scope::Class | Scope::ClassPeer);
-        shortfall.refused.resource() == Resource::Memory && !is_of_stream && self.has_cached(ledger)
+        let own_or_above = match shortfall.level {
+            Some(LevelRef::Class(class)) => ledger.place.class == Some(class),
+            Some(LevelRef::ClassPeer(class, _)) => ledger.place.class == Some(class),
+            Some(_) => true,
+            None => shortfall.refused.scope() == Scope::Connection,
+        };
+        shortfall.refused.resource() == Resource::Memory && own_or_above && self.has_cached(ledger)
     }
 
     /// Counts a refusal that reaches the caller.
@@ -269,9 +349,11 @@ impl Connection {
 /// The class that a stream is charged to besides its connection's.
 pub(super) fn stream_class(
     ledger: &mut Ledger,
-    account: Option<&StreamAccount>,
-) -> Option<ClassRef> {
-    Some(stream_class_mut(ledger, account?)?.class)
+    account: &StreamAccount,
+) -> Result<Option<ClassRef>, Halt> {
+    // A stream that was closed and drained is forgotten. What is left of it can have no more.
+    let stream = ledger.stream_mut(account.key()).ok_or(Halt::Closed)?;
+    Ok(stream.class.map(|of| of.class))
 }
 
 fn stream_class_mut<'a>(

@@ -120,14 +120,16 @@ fn refusal_rows(refusals: &Refusals) -> Vec<RefusalRow> {
 }
 
 fn add_to_totals(totals: &mut Totals, audit: &Audit) {
+    // Two systems without limits can hold more together than can be counted.
+    let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
     let outstanding = audit.usage.leased_bytes + audit.usage.detached_bytes;
-    totals.leased_bytes += audit.leased_bytes;
-    totals.returned_bytes += audit.returned_bytes;
-    totals.outstanding_bytes += outstanding;
-    totals.cached_bytes += audit.usage.cached_bytes;
-    totals.reserved_bytes += audit.usage.reserved_bytes;
+    add(&mut totals.leased_bytes, audit.leased_bytes);
+    add(&mut totals.returned_bytes, audit.returned_bytes);
+    add(&mut totals.outstanding_bytes, outstanding);
+    add(&mut totals.cached_bytes, audit.usage.cached_bytes);
+    add(&mut totals.reserved_bytes, audit.usage.reserved_bytes);
     if audit.gone {
-        totals.orphaned_bytes += outstanding;
+        add(&mut totals.orphaned_bytes, outstanding);
     } else {
         totals.connections += 1;
     }

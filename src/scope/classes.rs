@@ -24,7 +24,7 @@ const MOST_UNLISTED: usize = 256;
 pub const OTHER_CLASSES: &str = "(other)";
 
 /// Names a class's scope while it is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ClassRef(NonZeroU16);
 
 impl ClassRef {
@@ -52,12 +52,17 @@ pub(super) struct Class<M> {
 }
 
 impl<M> Class<M> {
+    /// Whether it is one of those that there can be too many of.
+    fn is_counted(&self) -> bool {
+        !self.listed && *self.name != *OTHER_CLASSES
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 }
 
-/// Every class's scope. There are few, so their places are never given back.
+/// Every class's scope.
 pub(super) struct Classes<M> {
     scopes: Vec<Option<Box<Class<M>>>>,
     by_name: HashTable<ClassRef>,
@@ -96,7 +101,7 @@ impl<M> Classes<M> {
             self.scopes.len() - 1
         });
         self.scopes[place] = Some(Box::new(class));
-        self.unlisted += usize::from(!listed);
+        self.unlisted += usize::from(!listed && name != OTHER_CLASSES);
         let at = ClassRef::new(place);
         let Self { scopes, by_name, .. } = self;
         by_name.insert_unique(hash, at, |at| hash_of_name(scopes, *at));
@@ -126,22 +131,29 @@ impl<M> Classes<M> {
         if class.holders > 0 {
             return None;
         }
-        let (hash, listed) = (class.hash, class.listed);
-        self.unlisted -= usize::from(!listed);
+        let (hash, counted) = (class.hash, class.is_counted());
+        self.unlisted -= usize::from(counted);
         if let Ok(entry) = self.by_name.find_entry(hash, |place| *place == at) {
             entry.remove();
         }
-        self.scopes[at.place()].take()
+        let released = self.scopes[at.place()].take();
+        let Self { scopes, by_name, .. } = self;
+        while scopes.pop_if(|last| last.is_none()).is_some() {}
+        if scopes.len() < scopes.capacity() / 4 {
+            scopes.shrink_to(scopes.len() * 2);
+        }
+        shrink(by_name, |at| hash_of_name(scopes, *at));
+        released
     }
 
     #[inline]
     pub(super) fn get(&self, at: ClassRef) -> Option<&Class<M>> {
-        self.scopes[at.place()].as_deref()
+        self.scopes.get(at.place())?.as_deref()
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, at: ClassRef) -> Option<&mut Class<M>> {
-        self.scopes[at.place()].as_deref_mut()
+        self.scopes.get_mut(at.place())?.as_deref_mut()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Class<M>> {
@@ -155,7 +167,7 @@ impl<M> Classes<M> {
             class.listed = limits.names_class(&class.name);
             class.bounds = Bounds::new(*limits.of_class(&class.name));
             class.peer_bounds = Bounds::new(*limits.of_class_peer(&class.name));
-            self.unlisted += usize::from(!class.listed);
+            self.unlisted += usize::from(class.is_counted());
         }
     }
 }
@@ -218,13 +230,24 @@ impl<M> Crossings<M> {
     /// Lets go of a scope. The last holder gets it, to drop it when no lock is held.
     #[must_use = "a scope may not be dropped under the lock"]
     pub(super) fn release(&mut self, class: ClassRef, peer: PeerRef) -> Option<Box<Crossing<M>>> {
+        self.release_many(class, peer, 1)
+    }
+
+    /// As [`release`](Self::release), so many times.
+    #[must_use = "a scope may not be dropped under the lock"]
+    pub(super) fn release_many(
+        &mut self,
+        class: ClassRef,
+        peer: PeerRef,
+        holders: u32,
+    ) -> Option<Box<Crossing<M>>> {
         let hash = hash_of(class, peer);
         let part = &mut self.parts[part_of(hash)];
         let Ok(mut entry) = part.find_entry(hash, |crossing| crossing.is(class, peer)) else {
             debug_assert!(false, "a peer's part of a class was released more often than held");
             return None;
         };
-        entry.get_mut().holders -= 1;
+        entry.get_mut().holders -= holders;
         if entry.get().holders > 0 {
             return None;
         }

@@ -205,8 +205,14 @@ impl<M> Levels<M> {
         }
     }
 
-    pub(super) fn release_crossing(&mut self, class: ClassRef, peer: PeerRef) -> Vacated<M> {
-        Vacated { crossing: self.crossings.release(class, peer), ..Vacated::none() }
+    pub(super) fn release_crossing(
+        &mut self,
+        class: ClassRef,
+        peer: PeerRef,
+        holders: u32,
+    ) -> Vacated<M> {
+        let crossing = self.crossings.release_many(class, peer, holders);
+        Vacated { crossing, ..Vacated::none() }
     }
 
     pub(super) fn release_peer(&mut self, peer: Option<PeerRef>) -> Vacated<M> {

@@ -7,8 +7,19 @@ use super::levels::{Levels, Rung, Vacated};
 use super::refusals::Refusals;
 use super::{ClassRef, Hashed, LevelRef, Place, Realm, Request, Scopes, Standing};
 use crate::error::{Refused, Scope};
+use crate::limits::Observe;
+use crate::priority::Priority;
 use crate::sync::MutexGuard;
-use crate::usage::Tally;
+use crate::usage::{Lane, Tally};
+
+/// What a check makes of scopes that only observe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strictness {
+    /// They object like any other, so that idle memory makes way for who would be refused.
+    Strict,
+    /// They have no objection.
+    Lenient,
+}
 
 /// Every scope above one connection, locked.
 pub(crate) struct Line<'a, M> {
@@ -21,7 +32,7 @@ pub(crate) struct Line<'a, M> {
 #[derive(Clone, Copy)]
 pub(crate) struct Shortfall {
     pub(crate) refused: Refused,
-    /// `None` where it is the connection's own scope, a stream's class or a subnet.
+    /// `None` where it is the connection's own scope, a stream's or a subnet.
     pub(crate) level: Option<LevelRef>,
 }
 
@@ -51,11 +62,21 @@ impl<'a, M: Clone> Line<'a, M> {
         self.place
     }
 
-    /// Whether every scope has room, beginning with the connection's own, which uses `own`.
+    /// Whether every scope has room, beginning with a stream's own, if one is to be opened, and the
+    /// connection's own, which uses `own`.
     #[inline]
-    pub(crate) fn check(&mut self, own: &Tally, request: &Request) -> Result<(), Shortfall> {
+    pub(crate) fn check(
+        &mut self,
+        own: &Tally,
+        request: &Request,
+        strictness: Strictness,
+    ) -> Result<(), Shortfall> {
         let levels = &mut self.scopes.levels;
-        let observe = levels.limits.observe;
+        let observe = strictness.observe(levels);
+        if request.usage.count(Lane::Streams) > 0 && !observe.contains(Scope::Stream) {
+            let limits = &levels.limits.stream;
+            limits.check_counts(Scope::Stream, &Tally::default(), &request.usage)?;
+        }
         let in_force = (!observe.contains(Scope::Connection)).then_some(&levels.bounds.connection);
         request.check(Scope::Connection, in_force, own)?;
         levels.climb(self.place, self.standing, |rung| {
@@ -175,6 +196,7 @@ impl<M: Clone> Line<'_, M> {
         own: &Tally,
         streams: &[StreamShare],
         id: u64,
+        strictness: Strictness,
     ) -> Result<(), (Shortfall, Vacated<M>)> {
         let Scopes { levels, observed, .. } = &mut *self.scopes;
         let held = levels.hold_peer(peer);
@@ -185,21 +207,21 @@ impl<M: Clone> Line<'_, M> {
         for share in streams {
             levels.crossings.hold_many(share.class, held, share.streams);
         }
-        let moved = check_move(levels, self.place, to, &Request::new(*own)).and_then(|()| {
+        let observe = strictness.observe(levels);
+        let request = Request::new(*own);
+        let moved = check_move(levels, self.place, to, &request, observe).and_then(|()| {
             streams.iter().try_for_each(|share| {
                 let at = LevelRef::ClassPeer(share.class, held);
-                check_one(levels, at, &Request::new(share.usage))
+                check_one(levels, at, &Request::new(share.usage), observe)
             })
         });
         if let Err(shortfall) = moved {
             let mut vacated = Vacated::none();
             for share in streams {
-                for _ in 0..share.streams {
-                    vacated.merge(levels.release_crossing(share.class, held));
-                }
+                vacated.merge(levels.release_crossing(share.class, held, share.streams));
             }
             if let Some(class) = to.class {
-                vacated.merge(levels.release_crossing(class, held));
+                vacated.merge(levels.release_crossing(class, held, 1));
             }
             vacated.merge(levels.release_peer(Some(held)));
             return Err((shortfall, vacated));
@@ -221,12 +243,15 @@ impl<M: Clone> Line<'_, M> {
         own: &Tally,
         request: &Request,
         id: u64,
+        strictness: Strictness,
     ) -> Result<(), Shortfall> {
         let Scopes { levels, observed, .. } = &mut *self.scopes;
         let to = Place { realm, ..self.place };
-        let mut all = *own;
-        all.add(&request.usage);
-        check_move(levels, self.place, to, &Request { usage: all, ..*request })?;
+        let Some(all) = own.checked_add(&request.usage) else {
+            return Err(Shortfall::from(request.refusal_of_all(to.realm)));
+        };
+        let observe = strictness.observe(levels);
+        check_move(levels, self.place, to, &Request { usage: all, ..*request }, observe)?;
         relocate(levels, observed, self.place, to, own, id);
         self.place = to;
         Ok(())
@@ -254,6 +279,22 @@ impl<M: Clone> Line<'_, M> {
         self.scopes.observed.count(refused);
     }
 
+    /// Whether the limit of a stream's memory has no objection to `requested` more.
+    pub(crate) fn check_stream_memory(
+        &self,
+        in_use: u64,
+        requested: u64,
+        priority: Priority,
+        strictness: Strictness,
+    ) -> Result<(), Shortfall> {
+        let levels = &self.scopes.levels;
+        if strictness.observe(levels).contains(Scope::Stream) {
+            return Ok(());
+        }
+        let limits = &levels.limits.stream;
+        Ok(limits.check_memory(Scope::Stream, in_use, requested, priority)?)
+    }
+
     /// Whether `scope` refuses nothing.
     pub(crate) fn observes(&self, scope: Scope) -> bool {
         self.scopes.levels.limits.observe.contains(scope)
@@ -268,7 +309,8 @@ impl<M: Clone> Line<'_, M> {
         &mut self,
         name: Hashed<'_, str>,
         usage: &Tally,
-    ) -> Result<Option<ClassRef>, (Refused, Vacated<M>)> {
+        strictness: Strictness,
+    ) -> Result<Option<ClassRef>, (Shortfall, Vacated<M>)> {
         let peer = self.place.peer();
         let class = self.scopes.levels.hold_class(name);
         if let Some(peer) = peer {
@@ -276,10 +318,10 @@ impl<M: Clone> Line<'_, M> {
         }
         let request = Request::new(*usage);
         let is_own = self.place.class == Some(class);
-        let checked = if is_own { Ok(()) } else { self.check_stream(class, &request) };
+        let checked = if is_own { Ok(()) } else { self.check_stream(class, &request, strictness) };
         if is_own || checked.is_err() {
             let vacated = self.scopes.levels.release_class(Some(class), peer);
-            return checked.map(|()| None).map_err(|refused| (refused, vacated));
+            return checked.map(|()| None).map_err(|shortfall| (shortfall, vacated));
         }
         self.charge_stream(class, &request);
         Ok(Some(class))
@@ -290,9 +332,11 @@ impl<M: Clone> Line<'_, M> {
         &mut self,
         class: ClassRef,
         request: &Request,
-    ) -> Result<(), Refused> {
+        strictness: Strictness,
+    ) -> Result<(), Shortfall> {
+        let observe = strictness.observe(&self.scopes.levels);
         for at in self.stream_levels(class).into_iter().flatten() {
-            check_one(&mut self.scopes.levels, at, request).map_err(|short| short.refused)?;
+            check_one(&mut self.scopes.levels, at, request, observe)?;
         }
         Ok(())
     }
@@ -323,6 +367,17 @@ impl<M: Clone> Line<'_, M> {
     }
 }
 
+impl Strictness {
+    /// The scopes that only observe and have no say.
+    #[inline]
+    fn observe<M>(self, levels: &Levels<M>) -> Observe {
+        match self {
+            Strictness::Strict => Observe::none(),
+            Strictness::Lenient => levels.limits.observe,
+        }
+    }
+}
+
 #[inline(always)]
 fn check<M>(rung: &Rung<'_, M>, request: &Request, observes: bool) -> Result<(), Shortfall> {
     let bounds = if observes { None } else { Some(rung.bounds) };
@@ -341,6 +396,13 @@ fn observe<M>(
     standing: Standing,
 ) {
     let observe = levels.limits.observe;
+    if observe.contains(Scope::Stream)
+        && request.usage.count(Lane::Streams) > 0
+        && let Err(refused) =
+            levels.limits.stream.check_counts(Scope::Stream, &Tally::default(), &request.usage)
+    {
+        observed.count(&refused);
+    }
     if observe.contains(Scope::Connection)
         && let Err(refused) = request.check(Scope::Connection, Some(&levels.bounds.connection), own)
     {
@@ -356,8 +418,13 @@ fn observe<M>(
     });
 }
 
-fn check_one<M>(levels: &mut Levels<M>, at: LevelRef, request: &Request) -> Result<(), Shortfall> {
-    let observes = levels.limits.observe.contains(at.scope());
+fn check_one<M>(
+    levels: &mut Levels<M>,
+    at: LevelRef,
+    request: &Request,
+    observe: Observe,
+) -> Result<(), Shortfall> {
+    let observes = observe.contains(at.scope());
     levels
         .with(at, |level, bounds| check(&Rung { at, level, bounds }, request, observes))
         .unwrap_or(Ok(()))
@@ -389,8 +456,8 @@ fn check_move<M>(
     from: Place,
     to: Place,
     request: &Request,
+    observe: Observe,
 ) -> Result<(), Shortfall> {
-    let observe = levels.limits.observe;
     levels.climb(to, Standing::Present, |rung| {
         if differs(rung.at, from, to) {
             check(&rung, request, observe.contains(rung.scope()))

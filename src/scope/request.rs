@@ -1,6 +1,8 @@
 //! What is asked for.
 
-use crate::error::{Refused, Scope};
+use super::{LevelRef, Realm};
+use crate::error::{Refused, Resource, Scope};
+use crate::limit::Limit;
 use crate::limits::ScopeLimits;
 use crate::priority::Priority;
 use crate::usage::{Ceilings, Tally};
@@ -64,6 +66,14 @@ impl Request {
         }
     }
 
+    /// More than can be counted, together with what is in use already.
+    #[cold]
+    pub(super) fn refusal_of_all(&self, realm: Realm) -> Refused {
+        let scope = LevelRef::System(realm).scope();
+        let (in_use, requested) = (u64::MAX - self.usage.memory, self.usage.memory);
+        Refused::new(scope, Resource::Memory, Limit::Unlimited, in_use, requested)
+    }
+
     /// Whether [`check`](Self::check) has no objection, without the numbers.
     #[inline(always)]
     pub(super) fn fits(&self, bounds: &Bounds, in_use: &Tally) -> bool {
@@ -86,7 +96,6 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::Limit;
     use crate::name::Direction;
 
     /// The quick test and the one that has all the numbers agree, everywhere near a limit.

@@ -206,7 +206,9 @@ impl<B: Bits> Networks<B> {
     }
 
     pub(super) fn get(&self, prefix: B, length: u8) -> Option<&Network<B>> {
-        self.sorted.iter().find(|network| (network.prefix, network.length) == (prefix, length))
+        let key = (B::LENGTH - length, prefix);
+        let place = |network: &Network<B>| (B::LENGTH - network.length, network.prefix).cmp(&key);
+        self.sorted.binary_search_by(place).ok().map(|index| &self.sorted[index])
     }
 
     #[inline]

@@ -148,8 +148,13 @@ fn counts_are_those_of_a_plain_list() {
                     true => Enforcement::Enforce,
                     false => Enforcement::Observe,
                 };
-                let answer =
-                    subnets.rebind(from.map(|from| live[from]), address, seconds(0), enforcement);
+                let answer = subnets.rebind(
+                    from.map(|from| live[from]),
+                    address,
+                    seconds(0),
+                    enforcement,
+                    || Ok::<_, Refused>(()),
+                );
                 match (expected, enforcement) {
                     (Err(expected), Enforcement::Enforce) => {
                         assert_eq!(answer, Err(expected));

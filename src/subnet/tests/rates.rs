@@ -80,12 +80,21 @@ fn a_rebind_spends_at_the_new_address() {
     let [proxy, client] = [ip("10.0.0.1"), ip("192.0.2.1")];
     let enforce = Enforcement::Enforce;
     assert_eq!(knock(&subnets, proxy, seconds(0)), Ok(()));
-    assert_eq!(subnets.rebind(Some(proxy), client, seconds(0), enforce), Ok(None));
-    let refused = subnets.rebind(None, client, seconds(1), enforce).expect_err("too soon");
+    assert_eq!(
+        subnets.rebind(Some(proxy), client, seconds(0), enforce, || Ok::<_, Refused>(())),
+        Ok(None)
+    );
+    let refused = subnets
+        .rebind(None, client, seconds(1), enforce, || Ok::<_, Refused>(()))
+        .expect_err("too soon");
     assert_eq!(refused.retry_after(), Some(seconds(4)));
-    let observed = subnets.rebind(None, client, seconds(1), Enforcement::Observe);
+    let observed =
+        subnets.rebind(None, client, seconds(1), Enforcement::Observe, || Ok::<_, Refused>(()));
     assert_eq!(observed.expect("only observed"), Some(refused));
-    assert_eq!(subnets.rebind(None, client, seconds(5), enforce), Ok(None));
+    assert_eq!(
+        subnets.rebind(None, client, seconds(5), enforce, || Ok::<_, Refused>(())),
+        Ok(None)
+    );
     for _ in 0..3 {
         subnets.leave(client);
     }
