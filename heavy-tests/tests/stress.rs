@@ -4,8 +4,8 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use leasehold::{
     ScopeLimits, ScopeRow, Snapshot, StreamGuard, SubnetLimits,
 };
 use leasehold_heavy_tests::{assert_adds_up, assert_nothing_left};
+use parking_lot::Mutex;
 
 const WORKERS: u64 = 4;
 const LASTS: Duration = Duration::from_secs(2);
@@ -51,7 +52,7 @@ struct Shelf(Mutex<Vec<Left>>);
 impl Shelf {
     fn put(&self, left: Left) {
         let evicted = {
-            let mut shelf = self.0.lock().unwrap();
+            let mut shelf = self.0.lock();
             shelf.push(left);
             (shelf.len() > 200).then(|| shelf.swap_remove(0))
         };
@@ -59,7 +60,7 @@ impl Shelf {
     }
 
     fn take(&self, dice: &mut Dice) -> Option<Left> {
-        let mut shelf = self.0.lock().unwrap();
+        let mut shelf = self.0.lock();
         let len = shelf.len() as u64;
         (len > 0).then(|| shelf.swap_remove(dice.roll(len) as usize))
     }
@@ -256,7 +257,7 @@ fn threads_that_share_everything_leave_nothing() {
         snapshot.orphans.len(),
     );
     assert!(snapshot.totals.admitted > 100 && snapshot.totals.refused > 0, "nobody collided");
-    shelf.0.lock().unwrap().clear();
+    shelf.0.lock().clear();
     assert_nothing_left(&governor);
     let totals = governor.snapshot().totals;
     assert_eq!(totals.leased_bytes, totals.returned_bytes);
@@ -419,7 +420,7 @@ fn threads_never_show_a_scope_above_its_limit() {
         }
         done.store(true, Ordering::Relaxed);
     });
-    shelf.0.into_inner().expect("no panic").clear();
+    shelf.0.into_inner().clear();
     assert_nothing_left(&governor);
 }
 
@@ -597,7 +598,7 @@ fn move_everything_about(play: Play) {
     println!("{} admitted, {} refused, {:#?}", totals.admitted, totals.refused, snapshot.refusals);
     println!("observed: {:#?}", snapshot.observed);
     assert!(totals.admitted > 100 && totals.refused > 0, "nobody collided");
-    shelf.0.into_inner().expect("no panic").clear();
+    shelf.0.into_inner().clear();
     assert_nothing_left(&governor);
     let totals = governor.snapshot().totals;
     assert_eq!(totals.leased_bytes, totals.returned_bytes);
@@ -666,7 +667,7 @@ fn streams_that_come_and_go_on_one_connection_leave_no_class() {
         thread::sleep(LASTS);
         done.store(true, Ordering::Relaxed);
     });
-    shelf.0.into_inner().expect("no panic").clear();
+    shelf.0.into_inner().clear();
     guard.trim();
     let snapshot = assert_adds_up(&governor);
     let own = &snapshot.connections[0].usage;
