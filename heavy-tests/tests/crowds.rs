@@ -139,7 +139,7 @@ fn an_idle_connection_that_moved_keeps_its_promised_384_bytes() {
 /// How long one call takes, at best of some.
 fn time<T>(mut make: impl FnMut() -> T, mut work: impl FnMut(T)) -> Duration {
     let mut best = Duration::MAX;
-    for _ in 0..3 {
+    for _ in 0..6 {
         let made = make();
         let began = Instant::now();
         work(made);
@@ -288,7 +288,7 @@ fn absurd_limits_and_requests_are_refused_and_harm_nobody() {
             guards.extend(governor.inbound().remote(address).peer("p").weight(bytes).try_admit());
         }
         for guard in &guards {
-            drop(guard.bind_peer("p"));
+            let _ = guard.bind_peer("p");
             let stream = guard.try_open_stream(Direction::Inbound);
             let mut kept = Vec::new();
             for priority in [Priority::Low, Priority::Critical] {
@@ -298,15 +298,15 @@ fn absurd_limits_and_requests_are_refused_and_harm_nobody() {
                     if let Ok(stream) = &stream {
                         kept.extend(stream.try_reserve_at(bytes, priority));
                         drop(stream.try_lease_owned_at(bytes as usize, priority));
-                        drop(stream.bind_class("d"));
+                        let _ = stream.bind_class("d");
                     }
                 }
             }
             for reservation in &mut kept {
-                drop(reservation.resize(u64::MAX));
-                drop(reservation.resize(1));
+                let _ = reservation.resize(u64::MAX);
+                let _ = reservation.resize(1);
             }
-            drop(guard.rebind_source(IpAddr::from([255, 255, 255, 255])));
+            let _ = guard.rebind_source(IpAddr::from([255, 255, 255, 255]));
             governor.snapshot();
         }
         drop(guards);

@@ -76,7 +76,6 @@ fn a_promoted_connection_that_leaves_the_allow_list_is_counted_once() {
 fn a_promoted_connection_that_turns_out_to_have_no_address_is_counted_no_more() {
     let governor = governor(full_system());
     let guard = promoted(&governor);
-    guard.try_reserve(1).expect("room");
     governor.set_limits(Limits::unlimited().subnets(each_address(2))).expect("valid limits");
     guard.rebind_source(leasehold::Source::opaque("a pipe").expect("short")).expect("room");
     drop(guard);
@@ -101,7 +100,7 @@ fn a_streams_class_is_not_full_of_what_its_connections_keep_idle() {
     let guard = governor.inbound().try_admit().expect("room");
     let stream = guard.try_open_stream(Direction::Inbound).expect("room");
     stream.bind_class("public").expect("room");
-    stream.try_lease_owned(16384).expect("all of the class's memory is idle");
+    let _lease = stream.try_lease_owned(16384).expect("all of the class's memory is idle");
 }
 
 #[test]
@@ -140,7 +139,7 @@ fn the_allow_listed_system_is_not_full_of_idle_memory_for_admissions() {
     let idle = idle.expect("the allow list helps");
     make_idle(&idle, 16384, 3);
     let admitted = governor.inbound().remote(ip(2)).weight(30 * KIB).try_admit();
-    admitted.expect("48 KiB are idle");
+    let _admitted = admitted.expect("48 KiB are idle");
 }
 
 #[test]
@@ -155,7 +154,7 @@ fn the_allow_listed_system_is_not_full_of_idle_memory_for_promotions() {
     make_idle(&idle, 16384, 3);
     let guard = governor.inbound().remote(ip(2)).try_admit().expect("room");
     let reserved = guard.try_reserve(30 * KIB);
-    reserved.expect("48 KiB are idle");
+    let _reserved = reserved.expect("48 KiB are idle");
 }
 
 #[test]

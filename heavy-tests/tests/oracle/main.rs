@@ -907,8 +907,8 @@ impl World {
                 assert_row(name, row.map(|row| &row.row), there, used, limits);
             }
         }
-        for nth in 0..self.guards.len() {
-            self.compare_conn(nth, rows[nth]);
+        for (nth, row) in rows.iter().enumerate() {
+            self.compare_conn(nth, *row);
         }
         for (id, real) in &self.streams {
             assert_eq!(real.usage().memory, model.of_stream(*id));
