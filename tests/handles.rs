@@ -5,7 +5,9 @@ mod common;
 
 use common::counting::{Counting, live_bytes};
 use common::{assert_adds_up, assert_nothing_left};
-use leasehold::{Closed, ConnectionHandle, Direction, Governor, LeaseError, OwnedLease, Revoked};
+use leasehold::{
+    Closed, ConnectionHandle, Direction, Governor, LeaseError, OwnedLease, Revoked, Source,
+};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -126,6 +128,27 @@ fn a_closed_connection_keeps_at_most_512_bytes_for_its_leases() {
         kept.handles.push(guard.handle());
     });
     println!("a lease and a handle keep {each} bytes of a closed connection");
+    assert!(each <= KEPT_BYTES, "{each} bytes");
+}
+
+#[test]
+fn a_closed_connection_that_came_from_elsewhere_keeps_no_more() {
+    let each = kept_for_each(|guard, kept| {
+        guard.rebind_source(Source::opaque([7; 64]).unwrap()).unwrap();
+        kept.handles.push(guard.handle());
+    });
+    println!("a handle keeps {each} bytes of a closed connection with a source of 64 bytes");
+    assert!(each <= KEPT_BYTES, "{each} bytes");
+}
+
+#[test]
+fn a_closed_connection_whose_streams_have_leases_out_keeps_no_more() {
+    let each = kept_for_each(|guard, kept| {
+        let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+        kept.leases.push(stream.try_lease_owned(512).unwrap());
+        kept.handles.push(guard.handle());
+    });
+    println!("a handle and a lease keep {each} bytes of a closed connection with a stream");
     assert!(each <= KEPT_BYTES, "{each} bytes");
 }
 

@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::net::IpAddr;
+
 use common::assert_adds_up;
 use common::counting::{Counting, live_bytes};
-use leasehold::{Direction, Governor};
+use leasehold::{ConnectionGuard, Direction, Governor};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -93,6 +95,42 @@ fn a_connection_that_never_worked_costs_no_more() {
     guards.extend((0..1_000).map(|_| governor.inbound().try_admit().unwrap()));
     let each = (live_bytes() - before) as f64 / 1_000.0;
     println!("1,000 connections that never worked: {each:.1} bytes each");
+    assert!(each <= BOUND_BYTES, "{each} bytes");
+}
+
+/// The average of what is allocated for each of a thousand connections that `work` made.
+fn each_of_a_thousand(work: impl Fn(&Governor) -> ConnectionGuard) -> f64 {
+    let governor = Governor::unlimited();
+    drop(work(&governor));
+    let mut guards = Vec::with_capacity(1_000);
+    let before = live_bytes();
+    guards.extend((0..1_000).map(|_| work(&governor)));
+    (live_bytes() - before) as f64 / 1_000.0
+}
+
+#[test]
+fn a_connection_that_comes_from_elsewhere_costs_no_more() {
+    let each = each_of_a_thousand(|governor| {
+        let guard = governor.inbound().remote(IpAddr::from([10, 0, 0, 1])).try_admit().unwrap();
+        guard.rebind_source(IpAddr::from([192, 0, 2, 1])).unwrap();
+        guard
+    });
+    println!("1,000 connections behind a balancer: {each:.1} bytes each");
+    assert!(each <= BOUND_BYTES, "{each} bytes");
+}
+
+#[test]
+fn a_connection_whose_streams_had_classes_costs_no_more() {
+    let each = each_of_a_thousand(|governor| {
+        let guard = governor.inbound().class("public").try_admit().unwrap();
+        for name in ["mail", "news"] {
+            let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+            stream.bind_class(name).unwrap();
+            drop(stream.try_reserve(1000).unwrap());
+        }
+        guard
+    });
+    println!("1,000 connections whose streams had classes: {each:.1} bytes each");
     assert!(each <= BOUND_BYTES, "{each} bytes");
 }
 
