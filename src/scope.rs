@@ -251,7 +251,9 @@ impl<M: Clone> Tree<M> {
 
     /// The limits in force.
     pub(crate) fn limits(&self) -> Limits {
-        self.scopes.lock().levels.limits.clone()
+        let limits = self.scopes.lock().levels.limits.clone();
+        // The copy is made when the lock is let go.
+        (*limits).clone()
     }
 
     /// The limits of a stream in force, and whether they are only observed.

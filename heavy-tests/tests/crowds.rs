@@ -86,7 +86,7 @@ fn names_that_peers_invent_take_no_more_than_a_few_scopes() {
 
 #[test]
 fn classes_that_limits_name_leave_nothing() {
-    let names: Vec<_> = (0..20_000).map(|nth| format!("class {nth}")).collect();
+    let names: Vec<_> = (0..Limits::MAX_CLASS_NAMES).map(|nth| format!("class {nth}")).collect();
     let limits = names.iter().fold(Limits::unlimited(), |limits, name| limits.class(name, scope()));
     let governor = governor(limits);
     let left = left_by(&governor, |count| {

@@ -58,7 +58,6 @@ impl Connection {
         let nothing_more = Request::new(Tally::default());
         let realm = ledger.place.realm;
         if realm == Realm::Allowlisted && is_allowlisted {
-            self.uncount(ledger);
             return Ok(());
         }
         let goes_back = realm == Realm::Allowlisted;
@@ -84,18 +83,16 @@ impl Connection {
             }
             Err(Halt::Refused(refused)) if is_allowlisted => {
                 match self.enter_realm(ledger, Realm::Allowlisted, &nothing_more) {
-                    Ok(()) => self.uncount(ledger),
-                    Err(Halt::Refused(_)) => return Err(Halt::Refused(refused)),
-                    Err(halt) => return Err(halt),
+                    Err(Halt::Refused(_)) => Err(Halt::Refused(refused)),
+                    moved => moved,
                 }
-                Ok(())
             }
             Err(halt) => Err(halt),
         }
     }
 
     /// The address that the connection had counts it no longer.
-    fn uncount(&self, ledger: &mut Ledger) {
+    pub(super) fn uncount(&self, ledger: &mut Ledger) {
         if std::mem::take(&mut ledger.counted)
             && let Some(from) = self.ip(ledger)
         {

@@ -201,7 +201,7 @@ impl Connection {
     }
 
     /// Moves the connection to the scopes of another realm, if they have room for it and for
-    /// `request`, at the cost of idle memory where need be.
+    /// `request`, at the cost of idle memory where need be. No address counts who is allow-listed.
     pub(super) fn enter_realm(
         &self,
         ledger: &mut Ledger,
@@ -215,6 +215,10 @@ impl Connection {
             let moved = line.change_realm(realm, &own, request, self.id, strictness);
             let Err(shortfall) = moved else {
                 ledger.place = line.place();
+                drop(line);
+                if realm == Realm::Allowlisted {
+                    self.uncount(ledger);
+                }
                 return Ok(());
             };
             if self.own_idle_memory_helps(ledger, &shortfall) {

@@ -8,10 +8,12 @@ use super::{Hashed, LevelRef, Place, Realm, Standing};
 use crate::error::Scope;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::PeerKey;
+use crate::sync::Arc;
 
 /// Every scope, and the limits of all.
 pub(super) struct Levels<M> {
-    pub(super) limits: Limits,
+    /// Shared with nobody but those who are copying it.
+    pub(super) limits: Arc<Limits>,
     pub(super) bounds: AllBounds,
     pub(super) realms: [RealmLevels<M>; 2],
     pub(super) peers: Peers<M>,
@@ -58,7 +60,7 @@ impl<M> Levels<M> {
         let realm = || RealmLevels { system: Level::new(), transient: Level::new() };
         Self {
             bounds: AllBounds::new(&limits),
-            limits,
+            limits: Arc::new(limits),
             realms: [realm(), realm()],
             peers: Peers::new(),
             classes: Classes::new(other_hash),
@@ -138,8 +140,8 @@ impl<M> Levels<M> {
         &mut self,
         limits: Limits,
         hash: impl Fn(&[u8]) -> u64,
-    ) -> (Limits, Vec<Option<Box<Bounds>>>) {
-        let old = std::mem::replace(&mut self.limits, limits);
+    ) -> (Arc<Limits>, Vec<Option<Box<Bounds>>>) {
+        let old = std::mem::replace(&mut self.limits, Arc::new(limits));
         self.bounds = AllBounds::new(&self.limits);
         let Self { limits, peers, classes, .. } = self;
         let mut own = Vec::new();
@@ -160,9 +162,14 @@ impl<M> Levels<M> {
         key: &PeerKey,
         limits: Option<ScopeLimits>,
     ) -> Option<ScopeLimits> {
+        if Arc::get_mut(&mut self.limits).is_none() {
+            // Someone is copying them at this moment.
+            self.limits = Arc::new((*self.limits).clone());
+        }
+        let own = &mut Arc::get_mut(&mut self.limits)?.peers;
         let before = match limits {
-            Some(limits) => self.limits.peers.insert(key.clone(), limits),
-            None => self.limits.peers.remove(key),
+            Some(limits) => own.insert(key.clone(), limits),
+            None => own.remove(key),
         };
         let found = self.peers.find(hash, key.as_bytes());
         if let Some(peer) = found.and_then(|at| self.peers.get_mut(at)) {
