@@ -172,6 +172,25 @@ fn the_guards_end_clears_the_classes_of_streams_but_not_peer_and_system_of_what_
 }
 
 #[test]
+fn the_guards_end_takes_its_streams_off_a_class_that_others_are_still_in() {
+    let governor = Governor::unlimited();
+    let guards = [(); 2].map(|()| governor.inbound().peer("alice").try_admit().unwrap());
+    let streams = guards.each_ref().map(open);
+    let held = streams.each_ref().map(|stream| {
+        stream.bind_class("mail").unwrap();
+        stream.try_reserve(100).unwrap()
+    });
+    let [first, second] = guards;
+    drop(first);
+    assert_eq!(class(&governor, "mail"), (100, 0, 1));
+    assert_eq!(part(&governor, "mail", "alice"), (100, 0, 1));
+    drop((held, streams));
+    assert_eq!(governor.snapshot().classes, []);
+    drop(second);
+    assert_nothing_left(&governor);
+}
+
+#[test]
 fn a_close_from_outside_takes_memory_off_the_class_and_leaves_the_count_to_the_guard() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().peer("alice").class("public").try_admit().unwrap();
