@@ -115,6 +115,12 @@ impl StreamAccount {
         self.in_use.load(Ordering::Acquire) & !CLASSED == CLOSED
     }
 
+    /// Whether any lease or reservation may hold something, without the entrance: for one who holds
+    /// the connection's mutex, which comes after it.
+    pub(super) fn holds_any(&self) -> bool {
+        self.in_use.load(Ordering::Acquire) & !MARKS > 0
+    }
+
     /// Adds `bytes`, and answers what was in use before, with its marks.
     #[inline]
     fn add(&self, bytes: u64) -> Option<(Entry<'_>, u64)> {

@@ -180,8 +180,6 @@ impl Connection {
                     line.credit_stream(of.class, &Tally::of_stream(direction));
                 }
             }
-        } else if let Some(stream) = ledger.stream_mut(key) {
-            stream.open = false;
         }
         let reaped = self.reap_stream(ledger, key);
         drop(guard);

@@ -204,6 +204,7 @@ impl Connection {
             ledger.place.set_peer(None);
         }
         (ledger.streams_inbound, ledger.streams_outbound) = (0, 0);
+        ledger.end_streams();
         if std::mem::take(&mut ledger.counted) {
             aftermath.left = self.ip(ledger);
         }
@@ -302,7 +303,7 @@ impl Connection {
             aftermath.deregister = true;
         }
         if ledger.stragglers == 0 {
-            ledger.forget_streams();
+            ledger.forget_accounts();
             aftermath.keep = ledger.keep.take();
         }
     }

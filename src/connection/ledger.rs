@@ -52,12 +52,14 @@ pub(super) struct Ledger {
 #[derive(Default)]
 struct Tables {
     /// Leases that the magazines have no place for.
-    loose: Loose,
-    /// The streams, until they are closed and drained.
+    loose: Option<Box<Loose>>,
+    /// The streams, until they are closed and drained, or the guard is gone.
     streams: BTreeMap<u32, Stream>,
     next_stream: u32,
-    /// Where the connection comes from, if its record has no place for it or it has changed.
-    source: Option<Source>,
+    /// The accounts of streams, after the guard is gone, that leases still point to.
+    left: Vec<Arc<StreamAccount>>,
+    /// Where the connection comes from, if its record has no place for it.
+    source: Option<Box<Source>>,
 }
 
 /// One stream.
@@ -135,15 +137,15 @@ impl Ledger {
 
     /// Leases that the magazines have no place for.
     pub(super) fn loose(&self) -> Option<&Loose> {
-        self.tables.as_ref().map(|tables| &tables.loose)
+        self.tables.as_ref()?.loose.as_deref()
     }
 
     pub(super) fn loose_mut(&mut self) -> Option<&mut Loose> {
-        self.tables.as_mut().map(|tables| &mut tables.loose)
+        self.tables.as_mut()?.loose.as_deref_mut()
     }
 
     pub(super) fn loose_or_new(&mut self) -> &mut Loose {
-        &mut self.tables.get_or_insert_default().loose
+        self.tables.get_or_insert_default().loose.get_or_insert_default()
     }
 
     pub(super) fn loose_lease_mut(&mut self, key: u32) -> Option<&mut LooseLease> {
@@ -200,21 +202,36 @@ impl Ledger {
         reaped
     }
 
-    /// Forgets all streams, when no lease is left that could point to one.
-    pub(super) fn forget_streams(&mut self) {
+    /// The guard is gone, and no stream counts any longer. What stays are the accounts that leases
+    /// still point to.
+    pub(super) fn end_streams(&mut self) {
         if let Some(tables) = &mut self.tables {
-            tables.streams.clear();
+            let ended = std::mem::take(&mut tables.streams).into_values();
+            let pointed_to =
+                ended.map(|stream| stream.account).filter(|account| account.holds_any());
+            tables.left = pointed_to.collect();
+            tables.left.shrink_to_fit();
+        }
+        self.drop_empty_tables();
+    }
+
+    /// Forgets all accounts of streams, when no lease is left that could point to one.
+    pub(super) fn forget_accounts(&mut self) {
+        if let Some(tables) = &mut self.tables {
+            tables.left = Vec::new();
         }
         self.drop_empty_tables();
     }
 
     pub(super) fn source(&self) -> Option<&Source> {
-        self.tables.as_ref()?.source.as_ref()
+        self.tables.as_ref()?.source.as_deref()
     }
 
     pub(super) fn set_source(&mut self, source: Option<Source>) {
         match source {
-            Some(source) => self.tables.get_or_insert_default().source = Some(source),
+            Some(source) => {
+                self.tables.get_or_insert_default().source = Some(Box::new(source));
+            }
             None => {
                 if let Some(tables) = &mut self.tables {
                     tables.source = None;
@@ -227,7 +244,11 @@ impl Ledger {
     /// Gives the tables' memory back if there is nothing in them.
     pub(super) fn drop_empty_tables(&mut self) {
         self.tables.take_if(|tables| {
-            tables.streams.is_empty() && tables.loose.is_empty() && tables.source.is_none()
+            tables.loose.take_if(|loose| loose.is_empty());
+            tables.loose.is_none()
+                && tables.streams.is_empty()
+                && tables.left.is_empty()
+                && tables.source.is_none()
         });
     }
 }
