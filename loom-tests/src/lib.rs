@@ -90,7 +90,12 @@ fn explore(bounds: Bounds, body: impl Fn() + Send + Sync + 'static) {
     builder.preemption_bound.get_or_insert(bounds.preemptions);
     // Every lock and atomic step of the set-up is a branch too, if only with one way to go.
     builder.max_branches = builder.max_branches.max(20_000);
-    builder.check(body);
+    let body = std::sync::Arc::new(body);
+    // On a thread with a stack of its own, while loom's first one waits.
+    builder.check(move || {
+        let body = body.clone();
+        threads::spawn(move || body()).join().expect("the model panicked");
+    });
 }
 
 #[cfg(not(leasehold_loom))]
