@@ -31,7 +31,7 @@ mod fixture;
 mod poison;
 mod threads;
 
-pub use check::{all_back, at_rest, ended};
+pub use check::{all_back, at_rest, ended, of_class};
 pub use fixture::{
     BLOCK, Mark, Remains, SLAB_BLOCKS, admit, bytes, cache, governor, governor_with_room, granted,
     lease, room,
@@ -57,8 +57,11 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// All interleavings of two threads with up to five preemptions.
-    pub const TWO_THREADS: Self = Self::preemptions(5);
+    /// All interleavings of two threads with up to eight preemptions.
+    pub const TWO_THREADS: Self = Self::preemptions(8);
+    /// All interleavings of two threads with up to five preemptions, where each step of the one
+    /// meets each step of the other, in the same word.
+    pub const TWO_ON_ONE_WORD: Self = Self::preemptions(5);
     /// All interleavings of three threads with up to three preemptions.
     pub const THREE_THREADS: Self = Self::preemptions(3);
 

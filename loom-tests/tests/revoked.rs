@@ -71,3 +71,39 @@ fn cancelled_beside_one_who_waits() {
         all_back(&governor);
     });
 }
+
+/// Of two who wait both are woken, by one close.
+#[test]
+fn two_who_wait() {
+    model("two_who_wait", Bounds::THREE_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let handle = guard.handle();
+        let (one, two) = (guard.revoked(), guard.revoked());
+        race3(move || handle.close(), move || block_on(one), move || block_on(two)).0.unwrap();
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// Of two closes the one that ends the phase wakes, and one who gives up waiting meanwhile is no
+/// trouble to either.
+#[test]
+fn cancelled_against_a_close() {
+    model("cancelled_against_a_close", Bounds::THREE_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let (handle, waits) = (guard.handle(), guard.revoked());
+        let mut cancels = guard.revoked();
+        let _ = pin!(&mut cancels).poll(&mut Context::from_waker(Waker::noop()));
+        race3(
+            move || {
+                let _ = handle.close();
+                drop(guard);
+            },
+            move || block_on(waits),
+            move || drop(cancels),
+        );
+        all_back(&governor);
+    });
+}
