@@ -1,12 +1,13 @@
 //! Charges at a limit: all scopes or none, never above a limit, and refused only if a limit would
 //! be exceeded by what others really have.
 //!
-//! Two connections (five preemptions) or three (three preemptions) ask for more than there is room
+//! Two connections (eight preemptions) or three (three preemptions) ask for more than there is room
 //! for, at every level of the tree. Leases are kept until all have answered, so the number that
 //! were granted is exact.
 
 use leasehold::{
-    ConnectionGuard, Direction, Governor, LeaseError, Limits, OwnedLease, Priority, Scope, ScopeLimits,
+    ConnectionGuard, Direction, Governor, LeaseError, Limits, OwnedLease, Priority, Scope,
+    ScopeLimits,
 };
 use loom_tests::{
     Arc, BLOCK, Bounds, admit, all_back, at_rest, bytes, cache, governor, governor_with_room,
@@ -199,12 +200,15 @@ fn low_against_critical() {
 
 /// An idle block is charged already, but a lease of it fills the share of its priority too; and
 /// another may lease it the fast way meanwhile.
-#[test]
-fn low_against_critical_for_an_idle_block() {
-    model("low_against_critical_for_an_idle_block", Bounds::TWO_THREADS, || {
+fn low_against_critical_for_an_idle_block(
+    name: &str,
+    in_use: u64,
+    low_fits: impl Fn(bool) -> bool + Send + Sync + 'static,
+) {
+    model(name, Bounds::TWO_THREADS, move || {
         let governor = governor_with_room(5);
         let guard = admit(&governor);
-        let held = guard.try_reserve(bytes(1)).unwrap();
+        let held = guard.try_reserve(bytes(in_use)).unwrap();
         cache(&guard);
         let handle = guard.handle();
         let (low, critical) = race(
@@ -213,9 +217,22 @@ fn low_against_critical_for_an_idle_block() {
         );
         assert!(granted(&critical, Scope::System), "refused although there is room");
         let fits = granted(&low, Scope::System);
+        assert!(low_fits(fits), "the share of its priority");
         let usage = at_rest(&governor).system.usage.memory;
-        assert_eq!(usage, bytes(2 + u64::from(fits)));
+        assert_eq!(usage, bytes(in_use + 1 + u64::from(fits)));
         drop((held, low, critical, guard));
         all_back(&governor);
     });
+}
+
+#[test]
+fn low_for_an_idle_block_within_its_share() {
+    let name = "low_for_an_idle_block_within_its_share";
+    low_against_critical_for_an_idle_block(name, 1, |_| true);
+}
+
+#[test]
+fn low_for_an_idle_block_beyond_its_share() {
+    let name = "low_for_an_idle_block_beyond_its_share";
+    low_against_critical_for_an_idle_block(name, 2, |fits| !fits);
 }

@@ -1,8 +1,8 @@
 //! Both phases of a close against whatever a lease, a reservation or a stream can do meanwhile.
 //!
 //! [`from_outside`]: a handle closes while the guard's owner works; then the guard goes. Two
-//! threads, five preemptions. [`with_the_guard`]: the guard goes while someone works through a
-//! handle, or with what was leased before. Two threads, five preemptions. [`both`]: a handle
+//! threads, eight preemptions. [`with_the_guard`]: the guard goes while someone works through a
+//! handle, or with what was leased before. Two threads, eight preemptions. [`both`]: a handle
 //! closes, the guard goes, and someone works. Three threads, three preemptions.
 //!
 //! When all calls have returned, exactly those blocks are out whose lease is pinned, or that live
@@ -460,7 +460,7 @@ fn last_leases_share_the_record() {
 /// What a guard shares with other threads through a borrow ends before it does.
 #[test]
 fn scoped_borrows_end_before_the_guard() {
-    model("scoped_borrows_end_before_the_guard", Bounds::TWO_THREADS, || {
+    model("scoped_borrows_end_before_the_guard", Bounds::TWO_ON_ONE_WORD, || {
         let governor = governor(Limits::unlimited());
         let guard = Arc::new(admit(&governor));
         let same = guard.clone();
@@ -494,8 +494,9 @@ fn first_lease_keeps_the_record() {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         let handle = guard.handle();
-        drop(governor);
         let ((), owned) = race(|| drop(guard), move || handle.try_lease_owned(BLOCK));
+        all_back(&governor);
+        drop(governor);
         if let Ok(mut owned) = owned {
             assert!(owned.pin().is_err(), "a lease outlives the close");
         }
@@ -534,8 +535,7 @@ fn orphan_leaves_its_class() {
         let admit = || governor.inbound().peer("peer").class("class").try_admit().unwrap();
         let (old, new) = (admit(), admit());
         let pinned = pinned(&old);
-        let ((), (leased, new)) =
-            race(|| drop(old), move || (new.try_lease_owned(BLOCK), new));
+        let ((), (leased, new)) = race(|| drop(old), move || (new.try_lease_owned(BLOCK), new));
         let leased_bytes = bytes(u64::from(leased.is_ok()));
         assert_eq!(of_class(&governor, "class"), [(0, leased_bytes); 2]);
         drop(leased);

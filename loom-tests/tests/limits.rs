@@ -1,6 +1,6 @@
 //! Changing limits while they are asked: one step for the whole tree.
 //!
-//! Two threads, five preemptions: one changes the limits, and goes on under what it set.
+//! Two threads, eight preemptions: one changes the limits, and goes on under what it set.
 
 use leasehold::{Direction, Limits, Observe, PeerKey, Scope, ScopeLimits};
 use loom_tests::{

@@ -1,7 +1,7 @@
 //! A peer's scope leaves the map with its last connection, while another connection of that peer
 //! comes.
 //!
-//! Two threads (five preemptions), or three (three preemptions).
+//! Two threads (eight preemptions), or three (three preemptions).
 
 use leasehold::{ConnectionGuard, Governor, Limits, ScopeLimits};
 use loom_tests::{

@@ -1,6 +1,6 @@
 //! Waiting for the close: whoever waits is woken, by whichever close.
 //!
-//! Two threads (five preemptions), or three (three preemptions). A lost wake-up is a deadlock, which
+//! Two threads (eight preemptions), or three (three preemptions). A lost wake-up is a deadlock, which
 //! loom reports.
 
 use std::future::{Future, pending};
