@@ -19,6 +19,8 @@
 //! the one that runs the body. A [`Bytes`](bytes::Bytes) counts its clones behind loom's back: move
 //! it to one thread, and share none.
 //!
+//! A model that is `#[ignore]`d is red, and says why: `cargo loom -- --ignored` runs those.
+//!
 //! Environment: `LOOM_MAX_PREEMPTIONS` searches deeper than the bounds say, `LOOM_LOCATION=1` and
 //! `LOOM_LOG=trace` explain a failure; the rest of loom's variables work too.
 //!
@@ -64,6 +66,8 @@ impl Bounds {
     pub const TWO_ON_ONE_WORD: Self = Self::preemptions(5);
     /// All interleavings of three threads with up to three preemptions.
     pub const THREE_THREADS: Self = Self::preemptions(3);
+    /// All interleavings of three threads with up to four preemptions, where they have few steps.
+    pub const THREE_OF_FEW_STEPS: Self = Self::preemptions(4);
 
     /// All interleavings with up to `preemptions` switches away from a thread that could go on.
     pub const fn preemptions(preemptions: usize) -> Self {

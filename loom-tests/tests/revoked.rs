@@ -1,6 +1,6 @@
 //! Waiting for the close: whoever waits is woken, by whichever close.
 //!
-//! Two threads (eight preemptions), or three (three preemptions). A lost wake-up is a deadlock, which
+//! Two threads (eight preemptions), or three (three or four preemptions). A lost wake-up is a deadlock, which
 //! loom reports.
 
 use std::future::{Future, pending};
@@ -51,7 +51,7 @@ fn work_ends_with_the_connection() {
 /// The waker of the last poll counts, and one who no longer waits takes nobody's place.
 #[test]
 fn cancelled_beside_one_who_waits() {
-    model("cancelled_beside_one_who_waits", Bounds::THREE_THREADS, || {
+    model("cancelled_beside_one_who_waits", Bounds::THREE_OF_FEW_STEPS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         let (waits, cancels) = (guard.revoked(), guard.revoked());
@@ -75,7 +75,7 @@ fn cancelled_beside_one_who_waits() {
 /// Of two who wait both are woken, by one close.
 #[test]
 fn two_who_wait() {
-    model("two_who_wait", Bounds::THREE_THREADS, || {
+    model("two_who_wait", Bounds::THREE_OF_FEW_STEPS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         let handle = guard.handle();
@@ -90,7 +90,7 @@ fn two_who_wait() {
 /// trouble to either.
 #[test]
 fn cancelled_against_a_close() {
-    model("cancelled_against_a_close", Bounds::THREE_THREADS, || {
+    model("cancelled_against_a_close", Bounds::THREE_OF_FEW_STEPS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         let (handle, waits) = (guard.handle(), guard.revoked());

@@ -1,6 +1,6 @@
 //! Slabs are mapped and unmapped while blocks are handed out and given back.
 //!
-//! A slab has two blocks under loom. Two threads (eight preemptions), or three (three preemptions).
+//! A slab has two blocks under loom. Two threads (eight preemptions), or three (three or four preemptions).
 
 use leasehold::{ConnectionGuard, Limits, OwnedLease, Scope};
 use loom_tests::{
@@ -82,7 +82,7 @@ fn three_grow_at_once() {
 /// Nor because others hold the last free blocks while they find out that they are refused.
 #[test]
 fn grow_against_refused_requests() {
-    model("grow_against_refused_requests", Bounds::THREE_THREADS, || {
+    model("grow_against_refused_requests", Bounds::THREE_OF_FEW_STEPS, || {
         let limits = Limits::unlimited().system(room(1)).class("full", room(0));
         let governor = governor(limits);
         let full = || governor.inbound().class("full").try_admit().unwrap();
