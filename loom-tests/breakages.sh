@@ -21,6 +21,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 patches=$root/loom-tests/breakages
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/breakages}
 export RUST_BACKTRACE=0
+# Each breakage changes a few lines, so what takes the time is to compile all others again.
+export CARGO_INCREMENTAL=1 CARGO_PROFILE_LOOM_OPT_LEVEL=1
 unset RUSTFLAGS
 seconds=300 # for one model
 

@@ -5,7 +5,7 @@ use leasehold::{Governor, Snapshot, Usage};
 use crate::fixture::{Remains, bytes};
 
 /// Checks conservation at rest, while some memory may be out: what the arena says has left it is
-/// what connections have, and what the system scope is charged for.
+/// what connections have, and what the two systems are charged for.
 #[track_caller]
 pub fn at_rest(governor: &Governor) -> Snapshot {
     let snapshot = governor.snapshot();
@@ -16,9 +16,9 @@ pub fn at_rest(governor: &Governor) -> Snapshot {
         "blocks that left the arena are cached or leased",
     );
     assert_eq!(
-        snapshot.system.usage.memory,
+        snapshot.system.usage.memory + snapshot.allowlisted_system.usage.memory,
         snapshot.arena.in_use_bytes + totals.reserved_bytes,
-        "the system is charged for what left the arena and what is reserved",
+        "the systems are charged for what left the arena and what is reserved",
     );
     assert_eq!(
         totals.leased_bytes - totals.returned_bytes,
@@ -38,10 +38,13 @@ pub fn at_rest(governor: &Governor) -> Snapshot {
 pub fn all_back(governor: &Governor) {
     let snapshot = at_rest(governor);
     assert_eq!(snapshot.arena.in_use_bytes, 0, "a block did not come back to the arena");
-    assert_eq!(snapshot.system.usage, Usage::default(), "the system scope is still charged");
-    assert_eq!(snapshot.transient.usage, Usage::default(), "the transient scope is still charged");
+    let Snapshot { system, transient, allowlisted_system, allowlisted_transient, .. } = &snapshot;
+    for row in [system, transient, allowlisted_system, allowlisted_transient] {
+        assert_eq!(row.usage, Usage::default(), "a scope is still charged");
+    }
     assert_eq!(snapshot.peers, [], "a peer's scope outlives its connections");
-    assert_eq!(snapshot.classes, [], "a class's scope outlives its connections");
+    assert_eq!(snapshot.classes, [], "a class's scope outlives its connections and streams");
+    assert_eq!(snapshot.class_peers, [], "a peer's part of a class outlives its connections");
     assert_eq!(snapshot.connections, [], "an ended connection is still known");
 }
 
@@ -58,4 +61,18 @@ pub fn ended(governor: &Governor, remains: impl Remains) {
     assert_eq!(snapshot.orphans.len() as u64, remains.blocks());
     drop(remains);
     all_back(governor);
+}
+
+/// What a class has, and the peers' parts of it together: streams and bytes. Nothing if nobody holds
+/// the class.
+pub fn of_class(governor: &Governor, name: &str) -> [(u64, u64); 2] {
+    let snapshot = governor.snapshot();
+    let sum = |usage: &[Usage]| {
+        usage.iter().fold((0, 0), |(s, m), usage| (s + usage.streams(), m + usage.memory))
+    };
+    let class = snapshot.classes.iter().filter(|row| *row.name == *name);
+    let parts = snapshot.class_peers.iter().filter(|row| *row.class == *name);
+    let class: Vec<_> = class.map(|row| row.row.usage).collect();
+    let parts: Vec<_> = parts.map(|row| row.row.usage).collect();
+    [sum(&class), sum(&parts)]
 }

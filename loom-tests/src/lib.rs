@@ -19,6 +19,8 @@
 //! the one that runs the body. A [`Bytes`](bytes::Bytes) counts its clones behind loom's back: move
 //! it to one thread, and share none.
 //!
+//! A model that is `#[ignore]`d is red, and says why: `cargo loom -- --ignored` runs those.
+//!
 //! Environment: `LOOM_MAX_PREEMPTIONS` searches deeper than the bounds say, `LOOM_LOCATION=1` and
 //! `LOOM_LOG=trace` explain a failure; the rest of loom's variables work too.
 //!
@@ -31,7 +33,7 @@ mod fixture;
 mod poison;
 mod threads;
 
-pub use check::{all_back, at_rest, ended};
+pub use check::{all_back, at_rest, ended, of_class};
 pub use fixture::{
     BLOCK, Mark, Remains, SLAB_BLOCKS, admit, bytes, cache, governor, governor_with_room, granted,
     lease, room,
@@ -57,10 +59,15 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// All interleavings of two threads with up to five preemptions.
-    pub const TWO_THREADS: Self = Self::preemptions(5);
+    /// All interleavings of two threads with up to eight preemptions.
+    pub const TWO_THREADS: Self = Self::preemptions(8);
+    /// All interleavings of two threads with up to five preemptions, where each step of the one
+    /// meets each step of the other, in the same word.
+    pub const TWO_ON_ONE_WORD: Self = Self::preemptions(5);
     /// All interleavings of three threads with up to three preemptions.
     pub const THREE_THREADS: Self = Self::preemptions(3);
+    /// All interleavings of three threads with up to four preemptions, where they have few steps.
+    pub const THREE_OF_FEW_STEPS: Self = Self::preemptions(4);
 
     /// All interleavings with up to `preemptions` switches away from a thread that could go on.
     pub const fn preemptions(preemptions: usize) -> Self {
@@ -90,7 +97,12 @@ fn explore(bounds: Bounds, body: impl Fn() + Send + Sync + 'static) {
     builder.preemption_bound.get_or_insert(bounds.preemptions);
     // Every lock and atomic step of the set-up is a branch too, if only with one way to go.
     builder.max_branches = builder.max_branches.max(20_000);
-    builder.check(body);
+    let body = std::sync::Arc::new(body);
+    // On a thread with a stack of its own, while loom's first one waits.
+    builder.check(move || {
+        let body = body.clone();
+        threads::spawn(move || body()).join().expect("the model panicked");
+    });
 }
 
 #[cfg(not(leasehold_loom))]

@@ -5,13 +5,25 @@ pub use loom::{future::block_on, sync::Arc, thread};
 #[cfg(not(leasehold_loom))]
 pub use std::{sync::Arc, thread};
 
+/// What a thread may need: making a governor and reading all of it take more than the 32 KiB that
+/// loom gives a thread unasked.
+const STACK: usize = 256 << 10;
+
+/// Starts a thread with a stack that is large enough.
+#[track_caller]
+pub fn spawn<T: Send + 'static>(
+    body: impl FnOnce() -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    thread::Builder::new().stack_size(STACK).spawn(body).expect("a thread can be started")
+}
+
 /// Runs `other` on a thread of its own beside `this`, and answers what both did.
 #[track_caller]
 pub fn race<T, U: Send + 'static>(
     this: impl FnOnce() -> T,
     other: impl FnOnce() -> U + Send + 'static,
 ) -> (T, U) {
-    let other = thread::spawn(other);
+    let other = spawn(other);
     let this = this();
     (this, other.join().expect("the other thread panicked"))
 }
@@ -23,7 +35,7 @@ pub fn race3<T, U: Send + 'static, V: Send + 'static>(
     second: impl FnOnce() -> U + Send + 'static,
     third: impl FnOnce() -> V + Send + 'static,
 ) -> (T, U, V) {
-    let third = thread::spawn(third);
+    let third = spawn(third);
     let (this, second) = race(this, second);
     (this, second, third.join().expect("the third thread panicked"))
 }

@@ -1,6 +1,6 @@
 //! Binding a connection to its peer: everything it has moves in one step, or nothing does.
 //!
-//! Two threads, five preemptions. The peer has room for one block.
+//! Two threads, eight preemptions. The peer has room for one block.
 
 use leasehold::{BindError, ConnectionGuard, Governor, Limits, Scope, Snapshot};
 use loom_tests::{

@@ -1,16 +1,17 @@
 //! Charges at a limit: all scopes or none, never above a limit, and refused only if a limit would
 //! be exceeded by what others really have.
 //!
-//! Two connections (five preemptions) or three (three preemptions) ask for more than there is room
+//! Two connections (eight preemptions) or three (three preemptions) ask for more than there is room
 //! for, at every level of the tree. Leases are kept until all have answered, so the number that
 //! were granted is exact.
 
 use leasehold::{
-    ConnectionGuard, Direction, Governor, LeaseError, Limits, OwnedLease, Scope, ScopeLimits,
+    ConnectionGuard, Direction, Governor, LeaseError, Limits, OwnedLease, Priority, Scope,
+    ScopeLimits,
 };
 use loom_tests::{
-    Arc, BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, governor_with_room, granted,
-    model, race, race3, room,
+    Arc, BLOCK, Bounds, admit, all_back, at_rest, bytes, cache, governor, governor_with_room,
+    granted, model, race, race3, room,
 };
 
 type Answer = (Result<OwnedLease, LeaseError>, ConnectionGuard);
@@ -175,4 +176,63 @@ fn two_of_three() {
         drop((one, two, three));
         all_back(&governor);
     });
+}
+
+/// At low priority two of five blocks can be had. What matters most gets its block whoever comes
+/// first; of what matters least one fits, and one only.
+#[test]
+fn low_against_critical() {
+    model("low_against_critical", Bounds::THREE_THREADS, || {
+        let governor = governor_with_room(5);
+        let [one, two, three] = std::array::from_fn(|_| admit(&governor));
+        let held = one.try_reserve(bytes(1)).unwrap();
+        let low = |guard: ConnectionGuard| (guard.try_lease_owned_at(BLOCK, Priority::Low), guard);
+        let (one, two, three) = race3(|| low(one), move || low(two), move || ask(three));
+        assert!(granted(&three.0, Scope::System), "refused although there is room");
+        let low = [&one.0, &two.0].map(|lease| granted(lease, Scope::System));
+        assert!(low != [true, true], "above the share of its priority");
+        let fit = low.into_iter().filter(|fit| *fit).count() as u64;
+        assert_eq!(at_rest(&governor).system.usage.memory, bytes(2 + fit));
+        drop((held, one, two, three));
+        all_back(&governor);
+    });
+}
+
+/// An idle block is charged already, but a lease of it fills the share of its priority too; and
+/// another may lease it the fast way meanwhile.
+fn low_against_critical_for_an_idle_block(
+    name: &str,
+    in_use: u64,
+    low_fits: impl Fn(bool) -> bool + Send + Sync + 'static,
+) {
+    model(name, Bounds::TWO_THREADS, move || {
+        let governor = governor_with_room(5);
+        let guard = admit(&governor);
+        let held = guard.try_reserve(bytes(in_use)).unwrap();
+        cache(&guard);
+        let handle = guard.handle();
+        let (low, critical) = race(
+            || guard.try_lease_owned_at(BLOCK, Priority::Low),
+            move || handle.try_lease_owned(BLOCK),
+        );
+        assert!(granted(&critical, Scope::System), "refused although there is room");
+        let fits = granted(&low, Scope::System);
+        assert!(low_fits(fits), "the share of its priority");
+        let usage = at_rest(&governor).system.usage.memory;
+        assert_eq!(usage, bytes(in_use + 1 + u64::from(fits)));
+        drop((held, low, critical, guard));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn low_for_an_idle_block_within_its_share() {
+    let name = "low_for_an_idle_block_within_its_share";
+    low_against_critical_for_an_idle_block(name, 1, |_| true);
+}
+
+#[test]
+fn low_for_an_idle_block_beyond_its_share() {
+    let name = "low_for_an_idle_block_beyond_its_share";
+    low_against_critical_for_an_idle_block(name, 2, |fits| !fits);
 }

@@ -1,8 +1,8 @@
 //! Both phases of a close against whatever a lease, a reservation or a stream can do meanwhile.
 //!
 //! [`from_outside`]: a handle closes while the guard's owner works; then the guard goes. Two
-//! threads, five preemptions. [`with_the_guard`]: the guard goes while someone works through a
-//! handle, or with what was leased before. Two threads, five preemptions. [`both`]: a handle
+//! threads, eight preemptions. [`with_the_guard`]: the guard goes while someone works through a
+//! handle, or with what was leased before. Two threads, eight preemptions. [`both`]: a handle
 //! closes, the guard goes, and someone works. Three threads, three preemptions.
 //!
 //! When all calls have returned, exactly those blocks are out whose lease is pinned, or that live
@@ -12,12 +12,12 @@ use std::mem::forget;
 
 use bytes::Bytes;
 use leasehold::{
-    BindError, Closed, ConnectionGuard, ConnectionHandle, Direction, LeaseError, Limits,
+    BindError, Closed, ConnectionGuard, ConnectionHandle, Direction, Governor, LeaseError, Limits,
     OwnedLease, PinnedLease,
 };
 use loom_tests::{
-    Arc, BLOCK, Bounds, Mark, Remains, SLAB_BLOCKS, admit, all_back, bytes, cache, ended, governor,
-    lease, model, race, race3,
+    Arc, BLOCK, Bounds, Mark, Remains, SLAB_BLOCKS, admit, all_back, at_rest, bytes, cache, ended,
+    governor, lease, model, of_class, race, race3, room,
 };
 
 /// A close by a handle, while `work` is done on a guard that has an idle block; then the guard goes.
@@ -460,12 +460,92 @@ fn last_leases_share_the_record() {
 /// What a guard shares with other threads through a borrow ends before it does.
 #[test]
 fn scoped_borrows_end_before_the_guard() {
-    model("scoped_borrows_end_before_the_guard", Bounds::TWO_THREADS, || {
+    model("scoped_borrows_end_before_the_guard", Bounds::TWO_ON_ONE_WORD, || {
         let governor = governor(Limits::unlimited());
         let guard = Arc::new(admit(&governor));
         let same = guard.clone();
         // Whoever is last drops the guard.
         race(move || drop(open(&guard)), move || drop(open(&same)));
+        all_back(&governor);
+    });
+}
+
+/// The first lease of a connection makes the record keep itself. Here a close from outside comes
+/// meanwhile, and the lease is what is dropped last of all.
+#[test]
+fn first_lease_against_a_close() {
+    model("first_lease_against_a_close", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let (one, two) = (guard.handle(), guard.handle());
+        let (owned, closed) = race(move || one.try_lease_owned(BLOCK), move || two.close());
+        assert!(closed.is_ok());
+        drop((guard, governor));
+        if let Ok(mut owned) = owned {
+            assert!(owned.pin().is_err(), "a lease outlives the close");
+        }
+    });
+}
+
+/// As above, while the guard goes.
+#[test]
+fn first_lease_keeps_the_record() {
+    model("first_lease_keeps_the_record", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let handle = guard.handle();
+        let ((), owned) = race(|| drop(guard), move || handle.try_lease_owned(BLOCK));
+        all_back(&governor);
+        drop(governor);
+        if let Ok(mut owned) = owned {
+            assert!(owned.pin().is_err(), "a lease outlives the close");
+        }
+    });
+}
+
+/// Magazines that hold nothing are left alone by a close. A lease of the second class, which had
+/// none, comes meanwhile.
+#[test]
+fn first_lease_of_a_class_against_a_close() {
+    model("first_lease_of_a_class_against_a_close", Bounds::TWO_THREADS, || {
+        // A block is the smallest that there can be in a model, and outside the largest.
+        let small = if cfg!(leasehold_loom) { BLOCK } else { BLOCK / 2 };
+        let large = 2 * small;
+        let builder = Governor::builder().size_classes(&[small, large]).fragmentation(0);
+        let governor = builder.build().unwrap();
+        let guard = admit(&governor);
+        let handle = guard.handle();
+        let (owned, closed) = race(
+            || {
+                drop(guard.try_lease(large));
+                guard.try_lease_owned(large)
+            },
+            move || handle.close(),
+        );
+        assert!(closed.is_ok());
+        assert_eq!(at_rest(&governor).arena.in_use_bytes, 0, "a block outlives the close");
+        drop((owned, guard));
+        all_back(&governor);
+    });
+}
+
+/// What is left behind counts for no class, and comes off it in the same step as the connection.
+#[test]
+fn orphan_leaves_its_class() {
+    model("orphan_leaves_its_class", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited().class("class", room(1)));
+        let admit = || governor.inbound().peer("peer").class("class").try_admit().unwrap();
+        let (old, new) = (admit(), admit());
+        let pinned = pinned(&old);
+        let ((), (leased, new)) = race(|| drop(old), move || (new.try_lease_owned(BLOCK), new));
+        let leased_bytes = bytes(u64::from(leased.is_ok()));
+        assert_eq!(of_class(&governor, "class"), [(0, leased_bytes); 2]);
+        drop(leased);
+        let leased = new.try_lease_owned(BLOCK);
+        assert!(leased.is_ok(), "refused by what was left behind");
+        drop(pinned);
+        assert_eq!(of_class(&governor, "class"), [(0, bytes(1)); 2]);
+        drop((leased, new));
         all_back(&governor);
     });
 }

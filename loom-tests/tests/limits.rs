@@ -1,8 +1,8 @@
 //! Changing limits while they are asked: one step for the whole tree.
 //!
-//! Two threads, five preemptions: one changes the limits, and goes on under what it set.
+//! Two threads, eight preemptions: one changes the limits, and goes on under what it set.
 
-use leasehold::{Direction, Limits, Scope};
+use leasehold::{Direction, Limits, Observe, PeerKey, Scope, ScopeLimits};
 use loom_tests::{
     BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, granted, lease, model, race, room,
 };
@@ -78,6 +78,96 @@ fn two_changes_at_once() {
         assert_eq!(fit, [true, wide], "the limits are of two different changes");
         drop(leases);
         drop((stream, guard));
+        all_back(&governor);
+    });
+}
+
+/// A connection is admitted under the limit in force, and counts under the next one.
+#[test]
+fn admission_against_lower_limits() {
+    model("admission_against_lower_limits", Bounds::TWO_THREADS, || {
+        let of = |connections: u64| {
+            Limits::unlimited().system(ScopeLimits::unlimited().connections(connections))
+        };
+        let governor = governor(of(2));
+        let same = governor.clone();
+        let (late, early) = race(
+            || {
+                governor.set_limits(of(1)).unwrap();
+                governor.inbound().try_admit()
+            },
+            move || same.inbound().try_admit(),
+        );
+        assert!(late.is_ok() != early.is_ok(), "one fits, and one only");
+        assert_eq!(at_rest(&governor).system.usage.connections(), 1);
+        drop((late, early));
+        all_back(&governor);
+    });
+}
+
+/// A peer that connects while it is given limits of its own has them, whoever was first.
+#[test]
+fn admission_against_limits_of_its_peer() {
+    model("admission_against_limits_of_its_peer", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let same = governor.clone();
+        let key = PeerKey::new("peer").unwrap();
+        let (before, guard) = race(
+            || governor.set_peer_limits(&key, room(0)),
+            move || same.inbound().peer("peer").try_admit().unwrap(),
+        );
+        assert_eq!(before, None);
+        assert!(!granted(&guard.try_reserve(1).map(drop), Scope::Peer), "limits were missed");
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// As [`one_fits`], for the limits of one peer.
+fn one_fits_a_peer(name: &str, before: u64) {
+    model(name, Bounds::TWO_THREADS, move || {
+        let key = PeerKey::new("peer").unwrap();
+        let governor = governor(Limits::unlimited().peer_override(key.clone(), room(before)));
+        let admit = || governor.inbound().peer("peer").try_admit().unwrap();
+        let (one, two) = (admit(), admit());
+        let (one_lease, two) = race(
+            || {
+                governor.set_peer_limits(&key, room(1));
+                one.try_lease_owned(BLOCK)
+            },
+            move || (two.try_lease_owned(BLOCK), two),
+        );
+        assert!(granted(&one_lease, Scope::Peer) != granted(&two.0, Scope::Peer));
+        drop((one_lease, one, two));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn lower_limits_of_a_peer_against_lease() {
+    one_fits_a_peer("lower_limits_of_a_peer_against_lease", 2);
+}
+
+#[test]
+fn raise_limits_of_a_peer_against_lease() {
+    one_fits_a_peer("raise_limits_of_a_peer_against_lease", 0);
+}
+
+/// What would have been refused is counted as often as it would have been, and no oftener.
+#[test]
+fn observed_once() {
+    model("observed_once", Bounds::TWO_THREADS, || {
+        let limits = Limits::unlimited().system(room(1));
+        let governor = governor(limits.observe(Observe::none().scope(Scope::System)));
+        let (one, two) = (admit(&governor), admit(&governor));
+        let (first, (second, two)) =
+            race(|| one.try_lease_owned(BLOCK), move || (two.try_lease_owned(BLOCK), two));
+        assert!(first.is_ok() && second.is_ok(), "refused by a scope that only observes");
+        let snapshot = at_rest(&governor);
+        let observed: Vec<_> = snapshot.observed.iter().map(|row| (row.scope, row.count)).collect();
+        assert_eq!(observed, [(Scope::System, 1)]);
+        assert_eq!(snapshot.totals.refused, 0);
+        drop((first, second, one, two));
         all_back(&governor);
     });
 }

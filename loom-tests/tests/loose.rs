@@ -2,7 +2,7 @@
 //! connection's mutex.
 //!
 //! Eight borrowed leases fill the magazine and are forgotten; the ninth is the one that matters.
-//! Two threads, five preemptions.
+//! Two threads, eight preemptions.
 
 use std::mem::forget;
 

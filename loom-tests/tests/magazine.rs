@@ -1,7 +1,7 @@
 //! One connection's cached blocks: lease, return, refill, trim, flush, and the sweep by a sibling
 //! that needs the room.
 //!
-//! Two threads (five preemptions) or three (three preemptions) share one guard, or work on
+//! Two threads (eight preemptions) or three (three preemptions) share one guard, or work on
 //! connections that have room for one block together. A magazine starts empty or with one idle
 //! block, so that all leases fight for the same slot.
 
@@ -13,7 +13,7 @@ use loom_tests::{
 
 #[test]
 fn leases_of_one_connection() {
-    model("leases_of_one_connection", Bounds::TWO_THREADS, || {
+    model("leases_of_one_connection", Bounds::TWO_ON_ONE_WORD, || {
         let governor = governor(Limits::unlimited());
         let guard = Arc::new(admit(&governor));
         let same = guard.clone();
@@ -27,7 +27,7 @@ fn leases_of_one_connection() {
 /// What one user wrote happened before whatever the next one writes to the same block.
 #[test]
 fn returned_block_is_leased_again() {
-    model("returned_block_is_leased_again", Bounds::TWO_THREADS, || {
+    model("returned_block_is_leased_again", Bounds::TWO_ON_ONE_WORD, || {
         let governor = governor_with_room(2);
         let guard = Arc::new(admit(&governor));
         cache(&guard);
@@ -78,7 +78,7 @@ fn lease_against_trim() {
 /// A lease may change its kind and its thread on the way.
 #[test]
 fn owned_in_one_thread_dropped_in_another() {
-    model("owned_in_one_thread_dropped_in_another", Bounds::TWO_THREADS, || {
+    model("owned_in_one_thread_dropped_in_another", Bounds::TWO_ON_ONE_WORD, || {
         let governor = governor(Limits::unlimited());
         let guard = Arc::new(admit(&governor));
         let mut first = lease(&guard);
@@ -190,7 +190,7 @@ fn return_against_two_sweeps() {
 /// A borrowed lease comes back while its connection is tight.
 #[test]
 fn borrowed_return_against_a_sweep() {
-    model("borrowed_return_against_a_sweep", Bounds::TWO_THREADS, || {
+    model("borrowed_return_against_a_sweep", Bounds::TWO_ON_ONE_WORD, || {
         let governor = governor_with_room(1);
         let (holder, other) = (Arc::new(admit(&governor)), admit(&governor));
         let same = holder.clone();

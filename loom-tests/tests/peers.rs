@@ -1,7 +1,7 @@
 //! A peer's scope leaves the map with its last connection, while another connection of that peer
 //! comes.
 //!
-//! Two threads (five preemptions), or three (three preemptions).
+//! Two threads (eight preemptions), or three (three or four preemptions).
 
 use leasehold::{ConnectionGuard, Governor, Limits, ScopeLimits};
 use loom_tests::{
@@ -83,7 +83,7 @@ fn last_bytes_against_admission() {
 /// There is one scope of a peer at a time, so its limit holds however its connections come and go.
 #[test]
 fn one_at_a_time() {
-    model("one_at_a_time", Bounds::THREE_THREADS, || {
+    model("one_at_a_time", Bounds::THREE_OF_FEW_STEPS, || {
         let governor = governor(Limits::unlimited().peer(ScopeLimits::unlimited().connections(1)));
         let old = of_peer(&governor);
         let (one, two) = (governor.clone(), governor.clone());

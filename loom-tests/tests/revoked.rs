@@ -1,6 +1,6 @@
 //! Waiting for the close: whoever waits is woken, by whichever close.
 //!
-//! Two threads (five preemptions), or three (three preemptions). A lost wake-up is a deadlock, which
+//! Two threads (eight preemptions), or three (three or four preemptions). A lost wake-up is a deadlock, which
 //! loom reports.
 
 use std::future::{Future, pending};
@@ -51,7 +51,7 @@ fn work_ends_with_the_connection() {
 /// The waker of the last poll counts, and one who no longer waits takes nobody's place.
 #[test]
 fn cancelled_beside_one_who_waits() {
-    model("cancelled_beside_one_who_waits", Bounds::THREE_THREADS, || {
+    model("cancelled_beside_one_who_waits", Bounds::THREE_OF_FEW_STEPS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         let (waits, cancels) = (guard.revoked(), guard.revoked());
@@ -67,6 +67,42 @@ fn cancelled_beside_one_who_waits() {
                 let _ = pin!(&mut cancels).poll(&mut Context::from_waker(Waker::noop()));
                 drop(cancels);
             },
+        );
+        all_back(&governor);
+    });
+}
+
+/// Of two who wait both are woken, by one close.
+#[test]
+fn two_who_wait() {
+    model("two_who_wait", Bounds::THREE_OF_FEW_STEPS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let handle = guard.handle();
+        let (one, two) = (guard.revoked(), guard.revoked());
+        race3(move || handle.close(), move || block_on(one), move || block_on(two)).0.unwrap();
+        drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// Of two closes the one that ends the phase wakes, and one who gives up waiting meanwhile is no
+/// trouble to either.
+#[test]
+fn cancelled_against_a_close() {
+    model("cancelled_against_a_close", Bounds::THREE_OF_FEW_STEPS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let (handle, waits) = (guard.handle(), guard.revoked());
+        let mut cancels = guard.revoked();
+        let _ = pin!(&mut cancels).poll(&mut Context::from_waker(Waker::noop()));
+        race3(
+            move || {
+                let _ = handle.close();
+                drop(guard);
+            },
+            move || block_on(waits),
+            move || drop(cancels),
         );
         all_back(&governor);
     });
