@@ -110,13 +110,33 @@ impl World {
         (!fitting.is_empty()).then(|| fitting[pick % fitting.len()])
     }
 
-    /// Gives back all idle memory, where the model could not tell what becomes of it.
-    fn trim_all(&self) {
-        for (_, guard) in &self.guards {
-            if let Some(guard) = guard {
-                // SAFETY: as in `guard`.
-                unsafe { &**guard }.trim();
-            }
+    /// A connection may lease the blocks that it has, even above a limit that was lowered or only
+    /// observes, and nothing is held against anybody then. The model does not know of them, so they
+    /// are given back first.
+    fn trim_above_limits(&self, conn: usize) {
+        let snapshot = self.governor.snapshot();
+        let own = snapshot.connections.iter().find(|row| row.id == self.guards[conn].0);
+        let own = own.map_or(0, |row| row.usage.memory);
+        let scopes = [
+            &snapshot.system,
+            &snapshot.transient,
+            &snapshot.allowlisted_system,
+            &snapshot.allowlisted_transient,
+        ];
+        let scopes = scopes
+            .into_iter()
+            .chain(snapshot.peers.iter().map(|peer| &peer.row))
+            .chain(snapshot.classes.iter().map(|class| &class.row))
+            .chain(snapshot.class_peers.iter().map(|part| &part.row))
+            .map(|row| (row.usage.memory, row.limits.memory))
+            .chain([(own, self.model.limits.connection.memory)]);
+        let is_above = |(used, limit)| match limit {
+            Limit::Unlimited => false,
+            Limit::Blocked => used > 0,
+            Limit::Max(max) => used > max,
+        };
+        if scopes.into_iter().any(is_above) && self.model.conns[conn].here {
+            self.guard(conn).trim();
         }
     }
 }
@@ -124,7 +144,7 @@ impl World {
 /// Requests.
 impl World {
     /// What the model says to a request for more. If the ordinary scopes refuse and the allow list
-    /// helps, the connection has moved.
+    /// helps, the connection has moved; but nobody moves who is refused all the same.
     fn decide(
         &mut self,
         conn: usize,
@@ -137,37 +157,28 @@ impl World {
             return Ok(());
         }
         let mut verdict = model.verdict(&asks(model));
-        let place = model.conns[conn].place;
-        if let Err(row) = verdict
+        let Conn { place, address, .. } = model.conns[conn];
+        if let Err(row) = &mut verdict
             && matches!(row.scope, leasehold::Scope::System | leasehold::Scope::Transient)
-            && model.is_allowlisted(model.conns[conn].address, place.peer)
-            && model.verdict(&model.ask_realm(conn, true, more, priority)).is_ok()
+            && model.is_allowlisted(address, place.peer)
         {
+            row.has_fallback = true;
             let moved = model.ask_realm(conn, true, &Usage::default(), Priority::Critical);
-            model.note_observed(&moved);
+            let fits = model.verdict(&model.ask_realm(conn, true, more, priority)).is_ok();
             model.conns[conn].place.allowlisted = true;
-            verdict = model.verdict(&asks(model));
+            if fits && model.verdict(&asks(model)).is_ok() {
+                model.conns[conn].counted = false;
+                model.note_observed(&moved);
+                verdict = Ok(());
+            } else {
+                model.conns[conn].place = place;
+            }
         }
         if verdict.is_ok() {
             let asks = asks(model);
             model.note_observed(&asks);
         }
-        self.settle(conn, verdict);
         verdict
-    }
-
-    /// Takes idle memory out of the way where it matters and the model does not know of it.
-    fn settle(&self, conn: usize, verdict: Result<(), Row>) {
-        let limits = &self.model.limits;
-        // An idle block was observed when it was charged, and not again when it is leased. And what
-        // is idle is not swept before what it is in the way of is counted.
-        let observes = !limits.observe.is_none();
-        // Not swept yet: the allow-listed scopes.
-        let may_move = verdict.is_err() || self.model.conns[conn].place.allowlisted;
-        if observes || may_move {
-            // And above a lowered limit a connection may still use the blocks that it has.
-            self.trim_all();
-        }
     }
 
     /// Whether the outcome of a request is what the model says, and whether it was granted.
@@ -187,7 +198,8 @@ impl World {
             (Ok(()), Err(error)) => panic!("refused without cause: {error}"),
             (Err(row), Err(error)) => {
                 row.assert_told_by(error.refused().expect("the connection is open"));
-                assert_eq!(matches!(error, LeaseError::NeverFits(_)), row.never_fits());
+                let never = row.never_fits() && !row.has_fallback;
+                assert_eq!(matches!(error, LeaseError::NeverFits(_)), never, "{error}");
                 self.model.note_refused(&row);
                 None
             }
@@ -211,10 +223,7 @@ impl World {
         take: impl FnOnce(&Self) -> Result<T, LeaseError>,
     ) -> Option<T> {
         let more = memory(bytes);
-        if stream.is_some() {
-            // Not swept yet: the classes of streams.
-            self.trim_all();
-        }
+        self.trim_above_limits(conn);
         let asks = |model: &Model| model.ask_all(conn, stream, &more, priority);
         let verdict = self.decide(conn, priority, asks, &more);
         let outcome = take(self);
@@ -268,18 +277,12 @@ impl World {
     fn bind_class(&mut self, pick: usize, class: usize) {
         let Some((nth, in_model)) = self.stream(pick) else { return };
         let Stream { conn, class: had, in_own_class, .. } = self.model.streams[in_model];
-        if in_own_class {
-            // Not settled: whether a stream in its connection's class may get another.
-            return;
-        }
-        // Not swept yet: the classes of streams.
-        self.trim_all();
         let outcome = self.streams[nth].1.bind_class(CLASSES[class]);
         if !self.model.conns[conn].open {
             assert_eq!(outcome, Err(BindError::Closed));
             return;
         }
-        if had.is_some() {
+        if had.is_some() || in_own_class {
             assert_eq!(outcome, Err(BindError::AlreadyBound));
             return;
         }
@@ -335,10 +338,6 @@ impl World {
             verdict = Ok(());
         }
         let asks = asks(allowlisted);
-        if !model.limits.allow.rules().is_empty() || !model.limits.observe.is_none() {
-            // Not swept yet: the allow-listed scopes, and those that only observe.
-            self.trim_all();
-        }
 
         let admission = match direction {
             Direction::Inbound => self.governor.inbound(),
@@ -379,9 +378,6 @@ impl World {
     }
 
     fn bind(&mut self, nth: usize, peer: usize) {
-        if !self.model.limits.observe.is_none() {
-            self.trim_all();
-        }
         let outcome = self.guard(nth).bind_peer(PEERS[peer]);
         let model = &self.model;
         let Conn { place, open, direction, address, counted, .. } = model.conns[nth];
@@ -419,13 +415,7 @@ impl World {
 
     fn rebind(&mut self, nth: usize, to: Option<usize>) {
         let to = to.map(address);
-        let Conn { place, open, direction, counted, .. } = self.model.conns[nth];
-        if open && place.allowlisted && counted {
-            // Wrong as yet: the address that counts a promoted connection.
-            return;
-        }
-        // Not swept yet: what is in the way of those who change sides.
-        self.trim_all();
+        let Conn { place, open, direction, .. } = self.model.conns[nth];
         let source = to.map_or(Source::opaque("a pipe").expect("a short name"), Source::from);
         let outcome = self.guard(nth).rebind_source(source);
         if !open {
@@ -498,9 +488,7 @@ impl World {
         let wants_copy = len > 0 && (len as u64) < bytes / 4 && smaller < bytes;
         let mut copies = wants_copy && self.model.conns[conn].open;
         if copies {
-            if stream.is_some() {
-                self.trim_all();
-            }
+            self.trim_above_limits(conn);
             // Without a count of refusals: nobody asked for it.
             let more = memory(smaller);
             let asks = |model: &Model| model.ask_all(conn, stream, &more, Priority::Critical);
@@ -542,6 +530,7 @@ impl World {
         let larger = if old < 64 << 10 { old + 1 } else { 2 * old };
         let bytes = block_bytes(larger as usize);
         let more = memory(bytes);
+        self.trim_above_limits(conn);
         let asks = |model: &Model| model.ask_all(conn, None, &more, Priority::Critical);
         let verdict = self.decide(conn, Priority::Critical, asks, &more);
         let Held::Borrowed(lease) = &mut self.held[nth] else { unreachable!() };
@@ -556,12 +545,13 @@ impl World {
     fn resize(&mut self, pick: usize, bytes: u64) {
         let Some(nth) = self.item(pick, |held| matches!(held, Held::Reserved(_))) else { return };
         let Item { conn, stream, bytes: old, priority, .. } = self.model.items[nth];
-        if stream.is_some_and(|id| self.model.streams.iter().all(|stream| stream.id != id)) {
-            // Not settled: what is reserved anew on a stream that was closed and drained.
+        let is_over = stream.is_some_and(|id| self.model.streams.iter().all(|s| s.id != id));
+        if is_over && bytes > old {
+            // A stream that was closed and drained can have nothing more.
+            let Held::Reserved(reservation) = &mut self.held[nth] else { unreachable!() };
+            assert_eq!(reservation.resize(bytes), Err(LeaseError::Closed));
+            assert_eq!(reservation.bytes(), old);
             return;
-        }
-        if stream.is_some() {
-            self.trim_all();
         }
         let verdict = match bytes.checked_sub(old) {
             Some(more) if more > 0 => {

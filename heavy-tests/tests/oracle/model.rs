@@ -96,6 +96,9 @@ pub struct Row {
     pub requested: u64,
     pub priority: Priority,
     pub prefix_len: Option<u8>,
+    /// The allow list covers who was refused, so that another time the scopes that it opens may
+    /// have room.
+    pub has_fallback: bool,
 }
 
 impl Ask {
@@ -142,6 +145,7 @@ impl Ask {
                     requested,
                     priority,
                     prefix_len,
+                    has_fallback: false,
                 });
             }
         }
@@ -178,6 +182,7 @@ impl Row {
             requested: refused.requested(),
             priority: refused.priority(),
             prefix_len: refused.prefix_len(),
+            has_fallback: self.has_fallback,
         };
         assert_eq!(told, *self, "{refused}");
         assert_eq!(refused.retry_after().is_some(), self.reason == Reason::Rate);
@@ -470,6 +475,7 @@ impl Model {
             requested: 1,
             priority: Priority::Critical,
             prefix_len: Some(prefix_len),
+            has_fallback: false,
         };
         let over = |network: IpNet, limit| {
             let (count, length) = (self.counted_in(network, except), network.prefix_len());
