@@ -56,10 +56,7 @@ impl Entered<'_> {
         strictness: Strictness,
     ) -> Result<(), Shortfall> {
         let (before, bytes) = (self.entry.before, self.entry.bytes());
-        match self.observed {
-            Some(_) => Ok(()),
-            None => line.check_stream_memory(before, bytes, self.priority, strictness),
-        }
+        line.check_stream_memory(before, bytes, self.priority, strictness)
     }
 }
 
