@@ -91,8 +91,8 @@ fn classes_that_limits_name_leave_nothing() {
     let governor = governor(limits);
     let left = left_by(&governor, |count| {
         let admission = |name| governor.inbound().class(name);
-        let guards: Vec<_> =
-            names[..count].iter().map(|name| admission(name).try_admit().expect("room")).collect();
+        let names = names.iter().take(count);
+        let guards: Vec<_> = names.map(|name| admission(name).try_admit().expect("room")).collect();
         drop(guards);
     });
     assert!(left.abs() < 16 << 10, "{left} bytes left");
