@@ -58,7 +58,7 @@ pub(crate) use classes::ClassRef;
 pub use classes::OTHER_CLASSES;
 use levels::Levels;
 pub(crate) use levels::Vacated;
-pub(crate) use line::{Line, Shortfall, StreamShare, Strictness};
+pub(crate) use line::{Line, Shortfall, StreamShare};
 pub(crate) use peers::PeerRef;
 pub(crate) use refusals::Refusals;
 pub(crate) use report::Seen;

@@ -7,9 +7,10 @@ use super::ledger::{Ledger, Phase};
 use super::remote::Remote;
 use super::{Connection, Shared, Terms};
 use crate::error::{AdmitError, BindError, Scope};
+use crate::limits::Observe;
 use crate::magazine::Magazine;
 use crate::name::{Direction, Source};
-use crate::scope::{Hashed, Place, Realm, Request, Shortfall, Strictness};
+use crate::scope::{Hashed, Place, Realm, Request, Shortfall};
 use crate::subnet::Entrance;
 use crate::sync::{Arc, Mutex};
 use crate::usage::Tally;
@@ -92,7 +93,7 @@ impl Connection {
             }
         }
         let shares = ledger.stream_shares();
-        let mut strictness = Strictness::Strict;
+        let mut excused = Observe::none();
         loop {
             let own = ledger.usage();
             // One who was let in on trust may have to go back to where its address counts it.
@@ -112,7 +113,7 @@ impl Connection {
             {
                 return Err(Halt::Refused(refused));
             }
-            let bound = line.bind(peer, realm, &own, &shares, self.id, strictness);
+            let bound = line.bind(peer, realm, &own, &shares, self.id, excused);
             let Err((shortfall, vacated)) = bound else {
                 if let Some(refused) = by_subnet {
                     line.count_observed(&refused);
@@ -135,10 +136,10 @@ impl Connection {
                 self.flush(ledger);
             } else if let Some((level, victim)) = victim {
                 return Err(Halt::MakeRoom(level, victim));
-            } else if strictness == Strictness::Lenient || !observes {
+            } else if excused.contains(shortfall.refused.scope()) || !observes {
                 return Err(Halt::Refused(shortfall.refused));
             } else {
-                strictness = Strictness::Lenient;
+                excused = excused.scope(shortfall.refused.scope());
             }
         }
     }
@@ -180,26 +181,26 @@ fn attempt_admit(
         return Ok(admitted);
     }
     // The ordinary scopes first, then, for whom the allow list covers, its own.
-    let mut strictness = Strictness::Strict;
+    let mut excused = Observe::none();
     let mut ordinary = None;
     loop {
         let checked = match by_subnet {
             Some(refused) if !line.observes(Scope::Subnet) => Err(Shortfall::from(refused)),
-            _ => line.check(&own, &request, strictness),
+            _ => line.check(&own, &request, excused),
         };
         let Err(shortfall) = checked else { break };
         let victim = line.victim(&shortfall);
         if victim.is_none()
-            && strictness == Strictness::Strict
+            && !excused.contains(shortfall.refused.scope())
             && line.observes(shortfall.refused.scope())
         {
-            strictness = Strictness::Lenient;
+            excused = excused.scope(shortfall.refused.scope());
             continue;
         }
         let is_allowlisted = line.is_allowlisted(address);
         if victim.is_none() && ordinary.is_none() && is_allowlisted {
             ordinary = Some(shortfall.refused);
-            (counted, by_subnet, strictness) = (false, None, Strictness::Strict);
+            (counted, by_subnet, excused) = (false, None, Observe::none());
             line.enter_allowlisted();
             continue;
         }

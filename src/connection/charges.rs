@@ -5,9 +5,10 @@ use super::account::StreamAccount;
 use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase, Stream, StreamClass};
 use crate::error::{BindError, LeaseError};
+use crate::limits::Observe;
 use crate::name::Direction;
 use crate::priority::Priority;
-use crate::scope::{Hashed, Request, Strictness};
+use crate::scope::{Hashed, Request};
 use crate::sync::Arc;
 use crate::usage::Tally;
 
@@ -100,10 +101,10 @@ impl Connection {
             return Ok(false);
         }
         let usage = stream.counts().with_memory(most);
-        let mut strictness = Strictness::Strict;
+        let mut excused = Observe::none();
         let class = loop {
             let mut line = self.line(ledger);
-            let (shortfall, vacated) = match line.bind_stream(name, &usage, strictness) {
+            let (shortfall, vacated) = match line.bind_stream(name, &usage, excused) {
                 Ok(Some(class)) => {
                     let memory = account.set_classed();
                     line.credit_stream(class, &Tally::of_memory(most - memory));
@@ -119,10 +120,10 @@ impl Connection {
             if let Some((level, victim)) = victim {
                 return Err(Halt::MakeRoom(level, victim));
             }
-            if strictness == Strictness::Lenient || !observes {
+            if excused.contains(shortfall.refused.scope()) || !observes {
                 return Err(Halt::Refused(shortfall.refused));
             }
-            strictness = Strictness::Lenient;
+            excused = excused.scope(shortfall.refused.scope());
         };
         if let Some(stream) = ledger.stream_mut(account.key()) {
             stream.bound = true;

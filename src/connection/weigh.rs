@@ -8,10 +8,10 @@ use super::ledger::{Ledger, StreamClass};
 use super::loose::Loose;
 use crate::arena::Block;
 use crate::error::{LeaseError, Refused, Resource, Scope};
-use crate::limits::ScopeLimits;
+use crate::limits::{Observe, ScopeLimits};
 use crate::magazine::{Tight, Word};
 use crate::priority::Priority;
-use crate::scope::{ClassRef, LevelRef, Line, Realm, Request, Shortfall, Strictness};
+use crate::scope::{ClassRef, LevelRef, Line, Realm, Request, Shortfall};
 use crate::sync::Arc;
 use crate::usage::Tally;
 
@@ -50,13 +50,9 @@ impl Entered<'_> {
     }
 
     /// Holds the place against the limits in force while the tree is locked.
-    fn check(
-        &self,
-        line: &Line<'_, Arc<Connection>>,
-        strictness: Strictness,
-    ) -> Result<(), Shortfall> {
+    fn check(&self, line: &Line<'_, Arc<Connection>>, excused: Observe) -> Result<(), Shortfall> {
         let (before, bytes) = (self.entry.before, self.entry.bytes());
-        line.check_stream_memory(before, bytes, self.priority, strictness)
+        line.check_stream_memory(before, bytes, self.priority, excused)
     }
 }
 
@@ -75,8 +71,9 @@ impl Connection {
             Ok(entry) => return Ok(Some(Entered { entry, priority, observed: None })),
             Err(refused) => refused,
         };
-        if self.is_closed() {
-            // Revoked leases that still exist fill the account of a stream that can lease no more.
+        if self.is_closed() || self.ledger.lock().stream_mut(account.key()).is_none() {
+            // Revoked leases that still exist fill the account of a stream that can lease no more,
+            // and of a stream that is over there is nothing to be had either.
             return Err(Halt::Closed);
         }
         if !observes {
@@ -122,17 +119,17 @@ impl Connection {
             None => None,
         };
         let of_class = Request { idle_bytes: 0, ..*request };
-        let mut strictness = Strictness::Strict;
+        let mut excused = Observe::none();
         let mut line = self.line(ledger);
         let shortfall = loop {
             let checked = line
-                .check(&own, request, strictness)
+                .check(&own, request, excused)
                 .and_then(|()| match class {
-                    Some(class) => line.check_stream(class, &of_class, strictness),
+                    Some(class) => line.check_stream(class, &of_class, excused),
                     None => Ok(()),
                 })
                 .and_then(|()| match entered {
-                    Some(entered) => entered.check(&line, strictness),
+                    Some(entered) => entered.check(&line, excused),
                     None => Ok(()),
                 });
             let Err(shortfall) = checked else { break None };
@@ -144,18 +141,29 @@ impl Connection {
             if let Some((level, victim)) = line.victim(&shortfall) {
                 return Err(Halt::MakeRoom(level, victim));
             }
-            if strictness == Strictness::Lenient || !line.observes(shortfall.refused.scope()) {
+            if excused.contains(shortfall.refused.scope())
+                || !line.observes(shortfall.refused.scope())
+            {
                 break Some(shortfall);
             }
             // Nothing idle is in the way: this is what would really be refused.
-            strictness = Strictness::Lenient;
+            excused = excused.scope(shortfall.refused.scope());
         };
         if let Some(shortfall) = shortfall {
             let is_ordinary = matches!(shortfall.refused.scope(), Scope::System | Scope::Transient);
             let has_fallback = is_ordinary && line.is_allowlisted(self.ip(ledger));
-            let fits_stream = class.is_none_or(|class| {
-                line.check_stream(class, &of_class, Strictness::Lenient).is_ok()
-            });
+            let mut fits_stream = true;
+            if let Some(class) = class
+                && has_fallback
+                && let Err(of_stream) = line.check_stream(class, &of_class, Observe::none())
+            {
+                if let Some((level, victim)) = line.victim(&of_stream) {
+                    return Err(Halt::MakeRoom(level, victim));
+                }
+                let everything = Observe::everything();
+                fits_stream = line.observes(of_stream.refused.scope())
+                    && line.check_stream(class, &of_class, everything).is_ok();
+            }
             drop(line);
             if has_fallback && fits_stream {
                 match self.enter_realm(ledger, Realm::Allowlisted, request) {
@@ -205,11 +213,11 @@ impl Connection {
         realm: Realm,
         request: &Request,
     ) -> Result<(), Halt> {
-        let mut strictness = Strictness::Strict;
+        let mut excused = Observe::none();
         loop {
             let own = ledger.usage();
             let mut line = self.line(ledger);
-            let moved = line.change_realm(realm, &own, request, self.id, strictness);
+            let moved = line.change_realm(realm, &own, request, self.id, excused);
             let Err(shortfall) = moved else {
                 ledger.place = line.place();
                 drop(line);
@@ -226,10 +234,12 @@ impl Connection {
             if let Some((level, victim)) = line.victim(&shortfall) {
                 return Err(Halt::MakeRoom(level, victim));
             }
-            if strictness == Strictness::Lenient || !line.observes(shortfall.refused.scope()) {
+            if excused.contains(shortfall.refused.scope())
+                || !line.observes(shortfall.refused.scope())
+            {
                 return Err(Halt::Refused(shortfall.refused));
             }
-            strictness = Strictness::Lenient;
+            excused = excused.scope(shortfall.refused.scope());
         }
     }
 

@@ -12,15 +12,6 @@ use crate::priority::Priority;
 use crate::sync::MutexGuard;
 use crate::usage::{Lane, Tally};
 
-/// What a check makes of scopes that only observe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Strictness {
-    /// They object like any other, so that idle memory makes way for who would be refused.
-    Strict,
-    /// They have no objection.
-    Lenient,
-}
-
 /// Every scope above one connection, locked.
 pub(crate) struct Line<'a, M> {
     pub(super) scopes: MutexGuard<'a, Scopes<M>>,
@@ -63,24 +54,24 @@ impl<'a, M: Clone> Line<'a, M> {
     }
 
     /// Whether every scope has room, beginning with a stream's own, if one is to be opened, and the
-    /// connection's own, which uses `own`.
+    /// connection's own, which uses `own`. Scopes that are `excused` have no say: those that only
+    /// observe are, but not before it is sure that no idle memory stands in the way.
     #[inline]
     pub(crate) fn check(
         &mut self,
         own: &Tally,
         request: &Request,
-        strictness: Strictness,
+        excused: Observe,
     ) -> Result<(), Shortfall> {
         let levels = &mut self.scopes.levels;
-        let observe = strictness.observe(levels);
-        if request.usage.count(Lane::Streams) > 0 && !observe.contains(Scope::Stream) {
+        if request.usage.count(Lane::Streams) > 0 && !excused.contains(Scope::Stream) {
             let limits = &levels.limits.stream;
             limits.check_counts(Scope::Stream, &Tally::default(), &request.usage)?;
         }
-        let in_force = (!observe.contains(Scope::Connection)).then_some(&levels.bounds.connection);
+        let in_force = (!excused.contains(Scope::Connection)).then_some(&levels.bounds.connection);
         request.check(Scope::Connection, in_force, own)?;
         levels.climb(self.place, self.standing, |rung| {
-            check(&rung, request, observe.contains(rung.scope()))
+            check(&rung, request, excused.contains(rung.scope()))
         })
     }
 
@@ -196,7 +187,7 @@ impl<M: Clone> Line<'_, M> {
         own: &Tally,
         streams: &[StreamShare],
         id: u64,
-        strictness: Strictness,
+        excused: Observe,
     ) -> Result<(), (Shortfall, Vacated<M>)> {
         let Scopes { levels, observed, .. } = &mut *self.scopes;
         let held = levels.hold_peer(peer);
@@ -207,14 +198,15 @@ impl<M: Clone> Line<'_, M> {
         for share in streams {
             levels.crossings.hold_many(share.class, held, share.streams);
         }
-        let observe = strictness.observe(levels);
         let request = Request::new(*own);
-        let moved = check_move(levels, self.place, to, &request, observe).and_then(|()| {
-            streams.iter().try_for_each(|share| {
-                let at = LevelRef::ClassPeer(share.class, held);
-                check_one(levels, at, &Request::new(share.usage), observe)
-            })
-        });
+        let moved =
+            check_move(levels, self.place, to, &request, &Request::new(Tally::default()), excused)
+                .and_then(|()| {
+                    streams.iter().try_for_each(|share| {
+                        let at = LevelRef::ClassPeer(share.class, held);
+                        check_one(levels, at, &Request::new(share.usage), excused)
+                    })
+                });
         if let Err(shortfall) = moved {
             let mut vacated = Vacated::none();
             for share in streams {
@@ -243,15 +235,15 @@ impl<M: Clone> Line<'_, M> {
         own: &Tally,
         request: &Request,
         id: u64,
-        strictness: Strictness,
+        excused: Observe,
     ) -> Result<(), Shortfall> {
         let Scopes { levels, observed, .. } = &mut *self.scopes;
         let to = Place { realm, ..self.place };
-        let Some(all) = own.checked_add(&request.usage) else {
+        let Some(all) = own.checked_add(&request.charged()) else {
             return Err(Shortfall::from(request.refusal_of_all(to.realm)));
         };
-        let observe = strictness.observe(levels);
-        check_move(levels, self.place, to, &Request { usage: all, ..*request }, observe)?;
+        let moved = Request { usage: all, idle_bytes: 0, ..*request };
+        check_move(levels, self.place, to, &moved, request, excused)?;
         relocate(levels, observed, self.place, to, own, id);
         self.place = to;
         Ok(())
@@ -285,10 +277,10 @@ impl<M: Clone> Line<'_, M> {
         in_use: u64,
         requested: u64,
         priority: Priority,
-        strictness: Strictness,
+        excused: Observe,
     ) -> Result<(), Shortfall> {
         let levels = &self.scopes.levels;
-        if strictness.observe(levels).contains(Scope::Stream) {
+        if excused.contains(Scope::Stream) {
             return Ok(());
         }
         let limits = &levels.limits.stream;
@@ -309,7 +301,7 @@ impl<M: Clone> Line<'_, M> {
         &mut self,
         name: Hashed<'_, str>,
         usage: &Tally,
-        strictness: Strictness,
+        excused: Observe,
     ) -> Result<Option<ClassRef>, (Shortfall, Vacated<M>)> {
         let peer = self.place.peer();
         let class = self.scopes.levels.hold_class(name);
@@ -318,7 +310,7 @@ impl<M: Clone> Line<'_, M> {
         }
         let request = Request::new(*usage);
         let is_own = self.place.class == Some(class);
-        let checked = if is_own { Ok(()) } else { self.check_stream(class, &request, strictness) };
+        let checked = if is_own { Ok(()) } else { self.check_stream(class, &request, excused) };
         if is_own || checked.is_err() {
             let vacated = self.scopes.levels.release_class(Some(class), peer);
             return checked.map(|()| None).map_err(|shortfall| (shortfall, vacated));
@@ -332,11 +324,10 @@ impl<M: Clone> Line<'_, M> {
         &mut self,
         class: ClassRef,
         request: &Request,
-        strictness: Strictness,
+        excused: Observe,
     ) -> Result<(), Shortfall> {
-        let observe = strictness.observe(&self.scopes.levels);
         for at in self.stream_levels(class).into_iter().flatten() {
-            check_one(&mut self.scopes.levels, at, request, observe)?;
+            check_one(&mut self.scopes.levels, at, request, excused)?;
         }
         Ok(())
     }
@@ -364,17 +355,6 @@ impl<M: Clone> Line<'_, M> {
     fn stream_levels(&self, class: ClassRef) -> [Option<LevelRef>; 2] {
         let part = self.place.peer().map(|peer| LevelRef::ClassPeer(class, peer));
         [part, Some(LevelRef::Class(class))]
-    }
-}
-
-impl Strictness {
-    /// The scopes that only observe and have no say.
-    #[inline]
-    fn observe<M>(self, levels: &Levels<M>) -> Observe {
-        match self {
-            Strictness::Strict => Observe::none(),
-            Strictness::Lenient => levels.limits.observe,
-        }
     }
 }
 
@@ -422,9 +402,9 @@ fn check_one<M>(
     levels: &mut Levels<M>,
     at: LevelRef,
     request: &Request,
-    observe: Observe,
+    excused: Observe,
 ) -> Result<(), Shortfall> {
-    let observes = observe.contains(at.scope());
+    let observes = excused.contains(at.scope());
     levels
         .with(at, |level, bounds| check(&Rung { at, level, bounds }, request, observes))
         .unwrap_or(Ok(()))
@@ -450,20 +430,18 @@ fn differs(at: LevelRef, from: Place, to: Place) -> bool {
     }
 }
 
-/// Whether a request fits where it does not hang yet.
+/// Whether `moved` fits where it does not hang yet, and `request` where it does.
 fn check_move<M>(
     levels: &mut Levels<M>,
     from: Place,
     to: Place,
+    moved: &Request,
     request: &Request,
-    observe: Observe,
+    excused: Observe,
 ) -> Result<(), Shortfall> {
     levels.climb(to, Standing::Present, |rung| {
-        if differs(rung.at, from, to) {
-            check(&rung, request, observe.contains(rung.scope()))
-        } else {
-            Ok(())
-        }
+        let asked = if differs(rung.at, from, to) { moved } else { request };
+        check(&rung, asked, excused.contains(rung.scope()))
     })
 }
 

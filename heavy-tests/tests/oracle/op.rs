@@ -145,7 +145,7 @@ pub fn op() -> impl Strategy<Value = Op> {
     prop_oneof![10 => coming, 2 => limits, 7 => taking, 7 => streams, 9 => holding]
 }
 
-pub const LIMITS: usize = 14;
+pub const LIMITS: usize = 17;
 
 /// Limits to choose from: each level the narrowest in one of them, and some with all.
 pub fn limits(index: usize) -> Limits {
@@ -169,6 +169,13 @@ pub fn limits(index: usize) -> Limits {
         .connection(narrow(80_000, 2))
         .stream(free.memory(40_000))
         .subnets(subnets());
+    let promoting = none
+        .clone()
+        .system(narrow(120_000, 4))
+        .transient(narrow(50_000, 2))
+        .class(CLASSES[0], narrow(70_000, 2))
+        .class_default(narrow(60_000, 2))
+        .stream(free.memory(30_000));
     match index {
         0 => none,
         1 => none.system(narrow(150_000, 3).fds(2)),
@@ -199,7 +206,20 @@ pub fn limits(index: usize) -> Limits {
                 .scope(Scope::Stream),
         ),
         12 => all,
-        _ => none.system(free.memory(Limit::Blocked)).allow(allow),
+        13 => none.system(free.memory(Limit::Blocked)).allow(allow),
+        // Where the allow list helps, a class may still have no room, or a stream.
+        14 => promoting.allow(allow),
+        15 => promoting
+            .allow(allow)
+            .allowlisted_system(narrow(100_000, 3))
+            .subnets(subnets())
+            .observe(Observe::none().scope(Scope::Class).scope(Scope::Subnet)),
+        _ => none
+            .class(CLASSES[0], free.memory(90_000))
+            .class_peer(CLASSES[0], free.memory(60_000))
+            .class_default(free.memory(50_000))
+            .peer(free.memory(100_000))
+            .connection(free.memory(80_000)),
     }
 }
 
