@@ -201,7 +201,7 @@ fn a_file_is_printed_for_people_and_for_programs() {
         assert_eq!(subnets["subnets.ipv6.56"]["connections"]["from"], "preset");
         assert_eq!(subnets["subnets.networks.\"10.0.0.0/8\""]["rate"]["from"], "unset");
         assert_eq!(json["observe"], serde_json::json!(["system", "subnet"]));
-        assert_eq!(json["allow"][1]["peer"], "alice");
+        assert_eq!(json["allow"][0]["peer"], "alice");
         assert!(json["warnings"].as_array().unwrap().len() > 1);
     }
 }
