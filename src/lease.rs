@@ -147,11 +147,10 @@ impl Loan {
         connection: &Connection,
         account: Option<&StreamAccount>,
         len: usize,
-        hold: Hold,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        let (seat, window) = lease(connection, account, len, hold, site)?;
-        Ok(Self::of(connection, account, hold, seat, window))
+        let (seat, window) = lease(connection, account, len, Hold::Pinned, site)?;
+        Ok(Self::opened(connection, account, seat, window))
     }
 
     /// As [`new`](Self::new), at a priority.
@@ -159,12 +158,25 @@ impl Loan {
         connection: &Connection,
         account: Option<&StreamAccount>,
         len: usize,
-        hold: Hold,
         priority: Priority,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        let (seat, window) = lease_at(connection, account, len, hold, priority, site)?;
-        Ok(Self::of(connection, account, hold, seat, window))
+        let (seat, window) = lease_at(connection, account, len, Hold::Pinned, priority, site)?;
+        Ok(Self::opened(connection, account, seat, window))
+    }
+
+    /// Opens a lease to revocation. Until then it is pinned: a close on another thread could take
+    /// the block, and its slab with it, while its bytes are still being found.
+    #[inline(always)]
+    fn opened(
+        connection: &Connection,
+        account: Option<&StreamAccount>,
+        seat: Seat,
+        window: Window,
+    ) -> Self {
+        let mut loan = Self::of(connection, account, Hold::Pinned, seat, window);
+        loan.unpin();
+        loan
     }
 
     #[inline(always)]

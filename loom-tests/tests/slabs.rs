@@ -104,7 +104,6 @@ fn grow_against_refused_requests() {
 
 /// A close takes an owned block from a lease that is still being made, and the block's slab with it.
 #[test]
-#[ignore = "red: `lease::open` writes to the record of a block that a close may have taken"]
 fn slab_goes_while_a_lease_is_made() {
     model("slab_goes_while_a_lease_is_made", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());
@@ -122,7 +121,6 @@ fn slab_goes_while_a_lease_is_made() {
 
 /// As above, by the end of the last connection of a governor that is gone.
 #[test]
-#[ignore = "red: `lease::open` writes to the record of a block that a close may have taken"]
 fn arena_goes_while_a_lease_is_made() {
     model("arena_goes_while_a_lease_is_made", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());

@@ -408,7 +408,6 @@ fn classed_stream_against_the_guard() {
 
 /// A return that finds its stream gone already takes nothing off the stream that came after it.
 #[test]
-#[ignore = "red: keys of streams start anew with the table, and `settle_stream` finds the next stream"]
 fn late_return_against_the_next_stream() {
     model("late_return_against_the_next_stream", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());
@@ -434,7 +433,6 @@ fn late_return_against_the_next_stream() {
 
 /// Idle memory of a connection of the same class is no reason to refuse a stream.
 #[test]
-#[ignore = "red: nobody is swept for a class that only the stream belongs to"]
 fn idle_block_of_the_class_makes_room_for_a_stream() {
     model("idle_block_of_the_class_makes_room_for_a_stream", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited().class(CLASS, room(1)));
@@ -457,7 +455,6 @@ fn idle_block_of_the_class_makes_room_for_a_stream() {
 
 /// As above, as the stream is bound with what it has.
 #[test]
-#[ignore = "red: nobody is swept for a class that only the stream belongs to"]
 fn idle_block_of_the_class_makes_room_for_a_bind() {
     model("idle_block_of_the_class_makes_room_for_a_bind", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited().class(CLASS, room(1)));

@@ -287,13 +287,11 @@ fn promoted_comes_from_elsewhere(name: &str, allowed: &'static str) {
 }
 
 #[test]
-#[ignore = "red: a promoted connection still counts by address, which `move_source` forgets"]
 fn promoted_comes_from_an_allowed_address() {
     promoted_comes_from_elsewhere("promoted_comes_from_an_allowed_address", "192.0.2.0/24");
 }
 
 #[test]
-#[ignore = "red: a promoted connection still counts by address, which `move_source` forgets"]
 fn promoted_comes_from_an_ordinary_address() {
     promoted_comes_from_elsewhere("promoted_comes_from_an_ordinary_address", "192.0.2.1/32");
 }

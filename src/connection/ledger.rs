@@ -32,6 +32,8 @@ pub(super) struct Ledger {
     fd: bool,
     pub(super) streams_inbound: u32,
     pub(super) streams_outbound: u32,
+    /// Goes on when the tables are gone: a return that comes late must find no other stream.
+    next_stream: u32,
     /// Leases that were out when the connection closed and have not dropped since.
     pub(super) stragglers: u32,
     /// Whether the scopes above list it as one that may hold idle memory.
@@ -55,7 +57,6 @@ struct Tables {
     loose: Option<Box<Loose>>,
     /// The streams, until they are closed and drained, or the guard is gone.
     streams: BTreeMap<u32, Stream>,
-    next_stream: u32,
     /// The accounts of streams, after the guard is gone, that leases still point to.
     left: Vec<Arc<StreamAccount>>,
     /// Where the connection comes from, if its record has no place for it.
@@ -99,6 +100,7 @@ impl Ledger {
             fd,
             streams_inbound: 0,
             streams_outbound: 0,
+            next_stream: 0,
             stragglers: 0,
             listed: false,
             memory: reserved,
@@ -153,7 +155,8 @@ impl Ledger {
     }
 
     pub(super) fn open_stream(&mut self, direction: Direction) -> Arc<StreamAccount> {
-        let Tables { streams, next_stream, .. } = &mut **self.tables.get_or_insert_default();
+        let Self { tables, next_stream, .. } = self;
+        let streams = &mut tables.get_or_insert_default().streams;
         let open = |key| Stream {
             account: Arc::new(StreamAccount::new(key)),
             direction,

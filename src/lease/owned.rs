@@ -42,7 +42,7 @@ impl OwnedLease {
         len: usize,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        Loan::new(connection, account, len, Hold::Owned, site).map(Self)
+        Loan::new(connection, account, len, site).map(Self)
     }
 
     pub(crate) fn new_at(
@@ -52,7 +52,7 @@ impl OwnedLease {
         priority: Priority,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        Loan::new_at(connection, account, len, Hold::Owned, priority, site).map(Self)
+        Loan::new_at(connection, account, len, priority, site).map(Self)
     }
 
     pub(super) fn from_loan(loan: Loan) -> Self {
