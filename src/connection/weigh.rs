@@ -36,6 +36,14 @@ pub(super) enum Weighed {
     Flushed,
 }
 
+/// What came of a move to another realm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moved {
+    Done,
+    /// Not yet: idle memory is back first.
+    Flushed,
+}
+
 /// A place on a stream's account, and the refusal that a stream scope that only observes did not
 /// make.
 pub(super) struct Entered<'a> {
@@ -164,12 +172,13 @@ impl Connection {
                 fits_stream = line.observes(of_stream.refused.scope())
                     && line.check_stream(class, &of_class, everything).is_ok();
             }
-            drop(line);
             if has_fallback && fits_stream {
-                match self.enter_realm(ledger, Realm::Allowlisted, request) {
+                // While both systems are seen at once: else one could have room when the other is
+                // looked at, and the other when the one is.
+                match self.move_to_realm(ledger, line, Realm::Allowlisted, request) {
                     Err(Halt::Refused(_)) => {}
                     Err(halt) => return Err(halt),
-                    Ok(()) => return Ok(Weighed::Flushed),
+                    Ok(_) => return Ok(Weighed::Flushed),
                 }
             }
             return Err(Halt::Refused(shortfall.refused.with_fallback(has_fallback)));
@@ -213,10 +222,26 @@ impl Connection {
         realm: Realm,
         request: &Request,
     ) -> Result<(), Halt> {
+        loop {
+            let line = self.line(ledger);
+            if self.move_to_realm(ledger, line, realm, request)? == Moved::Done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// As [`enter_realm`](Self::enter_realm), in the same step with what was seen of the line. If
+    /// idle memory had to be given back, the line was let go of.
+    fn move_to_realm(
+        &self,
+        ledger: &mut Ledger,
+        mut line: Line<'_, Arc<Connection>>,
+        realm: Realm,
+        request: &Request,
+    ) -> Result<Moved, Halt> {
+        let own = ledger.usage();
         let mut excused = Observe::none();
         loop {
-            let own = ledger.usage();
-            let mut line = self.line(ledger);
             let moved = line.change_realm(realm, &own, request, self.id, excused);
             let Err(shortfall) = moved else {
                 ledger.place = line.place();
@@ -224,22 +249,21 @@ impl Connection {
                 if realm == Realm::Allowlisted {
                     self.uncount(ledger);
                 }
-                return Ok(());
+                return Ok(Moved::Done);
             };
             if self.own_idle_memory_helps(ledger, &shortfall) {
                 drop(line);
                 self.flush(ledger);
-                continue;
+                return Ok(Moved::Flushed);
             }
             if let Some((level, victim)) = line.victim(&shortfall) {
                 return Err(Halt::MakeRoom(level, victim));
             }
-            if excused.contains(shortfall.refused.scope())
-                || !line.observes(shortfall.refused.scope())
-            {
+            let scope = shortfall.refused.scope();
+            if excused.contains(scope) || !line.observes(scope) {
                 return Err(Halt::Refused(shortfall.refused));
             }
-            excused = excused.scope(shortfall.refused.scope());
+            excused = excused.scope(scope);
         }
     }
 
