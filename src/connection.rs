@@ -2,11 +2,11 @@
 //!
 //! **Two speeds.** A lease that the connection's own [`Magazine`] can serve is one
 //! compare-exchange on its word, and so is its return: no lock, no shared cache line
-//! ([`lease_cached`], [`put_borrowed`], [`try_put`]). Everything else (an empty magazine, a ninth block, a large lease, a
-//! reservation, a stream, a bind, a close) takes the connection's mutex, then the scopes above it
-//! in their fixed order, then the arena.
+//! ([`lease_cached`], [`put_borrowed`], [`try_put`]). Everything else (an empty magazine, a ninth
+//! block, a large lease, a reservation, a stream, a bind, a close) takes the connection's mutex, then
+//! the scope tree's, then the arena's.
 //!
-//! **Lock order.** stream account ▸ connection ▸ subnets ▸ scope tree ▸ arena. At most one
+//! **Lock order.** stream account ▸ connection ▸ scope tree ▸ arena. At most one
 //! connection's mutex is held at a time: before a sibling is swept, one's own is let go. No
 //! memory is mapped or unmapped, no waker woken, cloned or dropped, and no record dropped under
 //! any of them: such work is an [`errand`], run between two attempts.
@@ -16,9 +16,9 @@
 //! and forgotten) ▸ forgotten by the registry, once the last pinned or detached block is back.
 //!
 //! **What keeps a record in memory.** The registry and, from the first lease on, the ledger's own
-//! `keep` do while the guard lives. A `'static` lease holds a bare pointer and costs no reference count: closing counts the
-//! leases that are out (*stragglers*), and `keep` stays until the guard is gone and the last of
-//! them has dropped. A straggler therefore takes the mutex *before* it gives its block back, and
+//! `keep` do while the guard lives. A `'static` lease holds a bare pointer and costs no reference
+//! count: closing counts the leases that are out (*stragglers*), and `keep` stays until the guard is
+//! gone and the last of them has dropped. A straggler therefore takes the mutex *before* it gives its block back, and
 //! takes a share of `keep` with it for as long as it still works on the record.
 //!
 //! [`lease_cached`]: Connection::lease_cached
@@ -286,16 +286,6 @@ impl Connection {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.magazines[0].word().is_closed()
-    }
-
-    /// Gives idle cached blocks back, and answers how many bytes that was.
-    pub(crate) fn trim(&self) -> u64 {
-        let mut ledger = self.ledger.lock();
-        let bytes = self.flush(&mut ledger);
-        self.fold(&mut ledger);
-        drop(ledger);
-        self.shared.arena.settle();
-        bytes
     }
 
     /// Every scope above the connection, locked.

@@ -152,14 +152,14 @@ impl Governor {
     /// [rates](crate::Rate) for new connections and half their burst. So an ordinary client is let in
     /// at once, and a flood from forged addresses has to show that it can receive.
     pub fn should_validate(&self, address: IpAddr) -> bool {
-        self.shared.subnets.should_validate(address, self.shared.read_clock())
+        self.shared.tree.should_validate(address, self.shared.read_clock())
     }
 
     /// Does periodic work: advances the coarse clock by which leases and connections age, and gives
     /// back what the limits by subnet no longer need. Call it about once a second.
     pub fn maintain(&self) {
         let now = self.shared.read_clock();
-        self.shared.subnets.maintain(now);
+        self.shared.tree.maintain(now);
     }
 }
 

@@ -9,6 +9,9 @@
 //! allow-listed system ── allow-listed transient        what only the allow list admitted
 //! ```
 //!
+//! The [addresses](crate::subnet) that connections come from lie beside the scopes, for whoever
+//! admits a connection or moves it asks both.
+//!
 //! **Promises.** No charge ever raises a scope above the limit in force at that instant, and a
 //! request is refused only if a limit would really be exceeded. Both follow from how a charge is
 //! made: under the tree's one lock it checks every scope it touches, then commits to all. Nothing
@@ -16,8 +19,8 @@
 //! a move between ordinary and allow-listed scopes are one step each.
 //!
 //! **Why one lock.** Every charge ends in a system scope, so locks for the scopes below it let no
-//! two charges run at once; they only cost. (Tried: a lock a scope, in a fixed order. Admitting,
-//! binding and closing a connection then took 22 locks instead of eight. Compare-exchange with
+//! two charges run at once; they only cost. (Tried: a lock a scope, in a fixed order, and one for the
+//! addresses. Admitting, binding and closing a connection then took 22 locks instead of six. Compare-exchange with
 //! roll-back was tried too: another request that runs in between is refused although there is
 //! room.) What is done under the lock is short: no memory is mapped, no waker woken, nothing
 //! dropped that runs anyone's code, and tables are split so that none takes long to grow.
@@ -44,7 +47,9 @@ mod refusals;
 mod report;
 mod request;
 
+use std::net::IpAddr;
 use std::num::NonZeroU8;
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -52,13 +57,14 @@ use crate::error::{NameTooLong, Refused, Scope};
 use crate::keyed::KeyedHasher;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::{MAX_NAME_BYTES, PeerKey};
+use crate::subnet::{Address, Subnets};
 use crate::sync::Mutex;
 use crate::usage::Tally;
 pub(crate) use classes::ClassRef;
 pub use classes::OTHER_CLASSES;
 use levels::Levels;
 pub(crate) use levels::Vacated;
-pub(crate) use line::{Line, Shortfall, StreamShare};
+pub(crate) use line::{Line, Shortfall, StreamShare, Unmet};
 pub(crate) use peers::PeerRef;
 pub(crate) use refusals::Refusals;
 pub(crate) use report::Seen;
@@ -79,6 +85,7 @@ pub(crate) struct Tree<M> {
 /// What the lock guards.
 struct Scopes<M> {
     levels: Levels<M>,
+    subnets: Subnets,
     refusals: Refusals,
     observed: Refusals,
     /// Connections admitted ever, and so the id of the last.
@@ -173,6 +180,7 @@ impl<M: Clone> Tree<M> {
         let hasher = KeyedHasher::random();
         Self {
             scopes: CachePadded::new(Mutex::new(Scopes {
+                subnets: Subnets::new(&limits.subnets, hasher),
                 levels: Levels::new(limits, hasher.hash(OTHER_CLASSES.as_bytes())),
                 refusals: Refusals::default(),
                 observed: Refusals::default(),
@@ -192,6 +200,12 @@ impl<M: Clone> Tree<M> {
         Ok(Hashed { hash: self.hasher.hash(bounded(name.as_bytes())?), name })
     }
 
+    /// Prepares an address.
+    #[inline]
+    pub(crate) fn address(&self, address: IpAddr) -> Address {
+        Address::new(address, &self.hasher)
+    }
+
     /// Locks the scopes above a connection, and all others with them.
     #[inline]
     pub(crate) fn line(&self, place: Place, standing: Standing) -> Line<'_, M> {
@@ -202,12 +216,6 @@ impl<M: Clone> Tree<M> {
     pub(crate) fn peer_name(&self, peer: PeerRef) -> Option<PeerKey> {
         let scopes = self.scopes.lock();
         scopes.levels.peers.get(peer).map(|peer| PeerKey::of_bounded(peer.key()))
-    }
-
-    /// The last one who held a peer for its orphans lets go of it.
-    pub(crate) fn release_peer(&self, peer: PeerRef) {
-        let vacated = self.scopes.lock().levels.release_peer(Some(peer));
-        drop(vacated);
     }
 
     /// Locks the scopes above a connection that is to be admitted, and holds them.
@@ -227,16 +235,17 @@ impl<M: Clone> Tree<M> {
         Line::new(scopes, place, Standing::Present)
     }
 
-    /// Replaces the limits of the whole tree in one step. Use above a new limit stays, and falls.
-    /// `along` runs in the same step; it is told whether the allow-listed scopes are in use.
+    /// Replaces all limits in one step. Use above a new limit stays, and falls. `along` runs in the
+    /// same step; it is told whether the allow-listed scopes are in use.
     pub(crate) fn set_limits(&self, limits: Limits, along: impl FnOnce(&Limits, bool)) {
         let mut scopes = self.scopes.lock();
+        let addresses = scopes.subnets.set_limits(&limits.subnets);
         let replaced = scopes.levels.set_limits(limits, |key| self.hasher.hash(key));
         let levels = &scopes.levels;
         let allowlisted = &levels.realms[Realm::Allowlisted as usize].system.usage;
         along(&levels.limits, *allowlisted != Tally::default());
         drop(scopes);
-        drop(replaced);
+        drop((addresses, replaced));
     }
 
     /// Gives one peer limits of its own, or takes them from it.
@@ -260,6 +269,28 @@ impl<M: Clone> Tree<M> {
     pub(crate) fn stream_limits(&self) -> (ScopeLimits, bool) {
         let limits = &self.scopes.lock().levels.limits;
         (limits.stream, limits.observe.contains(Scope::Stream))
+    }
+
+    /// Whether an address has to be validated before a connection from there is admitted.
+    pub(crate) fn should_validate(&self, address: IpAddr, now: Duration) -> bool {
+        let address = self.address(address);
+        let mut scopes = self.scopes.lock();
+        let (validate, retired) = scopes.subnets.should_validate(address, now);
+        drop(scopes);
+        drop(retired);
+        validate
+    }
+
+    /// Gives back what the limits by address no longer need, a little with each turn of the lock.
+    pub(crate) fn maintain(&self, now: Duration) {
+        let mut next = Some(0);
+        while let Some(sketch) = next {
+            let mut scopes = self.scopes.lock();
+            let (then, retired) = scopes.subnets.maintain(sketch, now);
+            drop(scopes);
+            drop(retired);
+            next = then;
+        }
     }
 
     pub(crate) fn count_refusal(&self, refused: &Refused) {

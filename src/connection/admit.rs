@@ -6,16 +6,14 @@ use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase};
 use super::remote::Remote;
 use super::{Connection, Shared, Terms};
-use crate::error::{AdmitError, BindError, Scope};
-use crate::limits::Observe;
+use crate::error::{AdmitError, BindError};
 use crate::magazine::Magazine;
 use crate::name::{Direction, Source};
-use crate::scope::{Hashed, Place, Realm, Request, Shortfall};
-use crate::subnet::Entrance;
+use crate::scope::{Hashed, Place, Realm, Request, Unmet};
 use crate::sync::{Arc, Mutex};
 use crate::usage::Tally;
 
-/// What the tree and the subnets have granted.
+/// What the tree has granted.
 struct Admitted {
     id: u64,
     place: Place,
@@ -92,65 +90,36 @@ impl Connection {
                 return Ok(true);
             }
         }
-        let shares = ledger.stream_shares();
-        let mut excused = Observe::none();
-        loop {
-            let own = ledger.usage();
-            // One who was let in on trust may have to go back to where its address counts it.
-            let entrance = self.entrance(ledger, now);
-            let mut line = self.line(ledger);
-            let realm = match ledger.place.realm {
-                Realm::Allowlisted if line.is_peer_allowlisted(self.ip(ledger), peer) => {
-                    Realm::Allowlisted
-                }
-                _ => Realm::Ordinary,
-            };
-            let goes_back = realm != ledger.place.realm;
-            let entrance = entrance.filter(|_| goes_back);
-            let by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
-            if let Some(refused) = by_subnet
-                && !line.observes(Scope::Subnet)
-            {
-                return Err(Halt::Refused(refused));
-            }
-            let bound = line.bind(peer, realm, &own, &shares, self.id, excused);
-            let Err((shortfall, vacated)) = bound else {
-                if let Some(refused) = by_subnet {
-                    line.count_observed(&refused);
-                }
-                ledger.place = line.place();
-                drop(line);
-                if let Some(entrance) = entrance {
-                    entrance.commit();
-                    ledger.counted = true;
-                }
-                return Ok(true);
-            };
-            let helps = self.own_idle_memory_helps(ledger, &shortfall);
-            let victim = if helps { None } else { line.victim(&shortfall) };
-            let observes = line.observes(shortfall.refused.scope());
+        let own = ledger.usage();
+        let streams = ledger.stream_shares();
+        let ip = self.ip(ledger);
+        let address = ip.map(|ip| self.shared.tree.address(ip));
+        let mut line = self.line(ledger);
+        let trusted = ledger.place.realm == Realm::Allowlisted;
+        let goes_back = trusted && !line.is_peer_allowlisted(ip, peer);
+        let realm = if goes_back { Realm::Ordinary } else { ledger.place.realm };
+        // One who was let in on trust goes back to where its address counts it.
+        let visit = address
+            .filter(|_| goes_back && !ledger.counted && ledger.direction == Direction::Inbound)
+            .map(|address| line.subnets().visit(address, now));
+        let to = line.hold_bound(peer, realm, &streams);
+        let bound = line.allow_visit(visit.as_ref()).and_then(|()| {
+            line.insist(self.own_idle(ledger), |line, excused| {
+                line.bind(to, &own, &streams, self.id, excused)
+            })
+        });
+        if let Err(unmet) = bound {
+            let vacated = line.release_bound(to, &streams);
             drop(line);
-            drop(entrance);
             drop(vacated);
-            if helps {
-                self.flush(ledger);
-            } else if let Some((level, victim)) = victim {
-                return Err(Halt::MakeRoom(level, victim));
-            } else if excused.contains(shortfall.refused.scope()) || !observes {
-                return Err(Halt::Refused(shortfall.refused));
-            } else {
-                excused = excused.scope(shortfall.refused.scope());
-            }
+            return Err(unmet.into());
         }
-    }
-
-    /// Where the connection would be counted by its address, if it is not yet.
-    fn entrance(&self, ledger: &Ledger, now: Duration) -> Option<Entrance<'_>> {
-        let may = ledger.place.realm == Realm::Allowlisted
-            && !ledger.counted
-            && ledger.direction == Direction::Inbound;
-        let address = self.ip(ledger).filter(|_| may)?;
-        Some(self.shared.subnets.enter(address, now))
+        let retired = visit.map(|visit| line.admit_visit(&visit));
+        ledger.place = to;
+        ledger.counted |= retired.is_some();
+        drop(line);
+        drop(retired);
+        Ok(true)
     }
 }
 
@@ -165,60 +134,38 @@ fn attempt_admit(
     let request = Request::new(
         Tally::of_connection(terms.direction, terms.fd).with_memory(terms.weight_bytes),
     );
-    let address = terms.source.as_ref().and_then(Source::ip);
-    let entrance = address
+    let ip = terms.source.as_ref().and_then(Source::ip);
+    let address = ip
         .filter(|_| terms.direction == Direction::Inbound)
-        .map(|address| shared.subnets.enter(address, now));
-    let mut by_subnet = entrance.as_ref().and_then(|entrance| entrance.check().err());
+        .map(|address| shared.tree.address(address));
     let mut line = shared.tree.enter(peer, class);
-    let mut counted = entrance.is_some();
-    if by_subnet.is_none() && line.try_admit_plainly(&request) {
-        let admitted = Admitted { id: line.admit(), place: line.place(), counted };
-        drop(line);
-        if let Some(entrance) = entrance {
-            entrance.commit();
-        }
-        return Ok(admitted);
-    }
-    // The ordinary scopes first, then, for whom the allow list covers, its own.
-    let mut excused = Observe::none();
-    let mut ordinary = None;
-    loop {
-        let checked = match by_subnet {
-            Some(refused) if !line.observes(Scope::Subnet) => Err(Shortfall::from(refused)),
-            _ => line.check(&own, &request, excused),
-        };
-        let Err(shortfall) = checked else { break };
-        let victim = line.victim(&shortfall);
-        if victim.is_none()
-            && !excused.contains(shortfall.refused.scope())
-            && line.observes(shortfall.refused.scope())
+    let mut visit = address.map(|address| line.subnets().visit(address, now));
+    let is_welcome = visit.as_ref().is_none_or(|visit| visit.refused().is_none());
+    if !is_welcome || !line.try_admit_plainly(&request) {
+        // The ordinary scopes first, then, for whom the allow list covers, its own.
+        let mut met = line.allow_visit(visit.as_ref()).and_then(|()| {
+            line.insist(|_| None, |line, excused| line.check(&own, &request, excused))
+        });
+        if let Err(Unmet::Refused(refused)) = met
+            && line.is_allowlisted(ip)
         {
-            excused = excused.scope(shortfall.refused.scope());
-            continue;
-        }
-        let is_allowlisted = line.is_allowlisted(address);
-        if victim.is_none() && ordinary.is_none() && is_allowlisted {
-            ordinary = Some(shortfall.refused);
-            (counted, by_subnet, excused) = (false, None, Observe::none());
+            visit = None;
             line.enter_allowlisted();
-            continue;
+            met = line
+                .insist(|_| None, |line, excused| line.check(&own, &request, excused))
+                .map_err(|unmet| unmet.instead(refused.with_fallback(true)));
         }
-        let vacated = line.vacate();
-        drop(line);
-        drop(entrance);
-        drop(vacated);
-        let refused = ordinary.unwrap_or(shortfall.refused).with_fallback(is_allowlisted);
-        return Err(Halt::short_of_room(refused, victim));
+        if let Err(unmet) = met {
+            let vacated = line.vacate();
+            drop(line);
+            drop(vacated);
+            return Err(unmet.into());
+        }
+        line.charge(&own, &request);
     }
-    if let Some(refused) = by_subnet {
-        line.count_observed(&refused);
-    }
-    line.charge(&own, &request);
-    let admitted = Admitted { id: line.admit(), place: line.place(), counted };
+    let retired = visit.as_ref().map(|visit| line.admit_visit(visit));
+    let admitted = Admitted { id: line.admit(), place: line.place(), counted: visit.is_some() };
     drop(line);
-    if let Some(entrance) = entrance.filter(|_| counted) {
-        entrance.commit();
-    }
+    drop(retired);
     Ok(admitted)
 }

@@ -5,7 +5,6 @@ use super::account::StreamAccount;
 use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase, Stream, StreamClass};
 use crate::error::{BindError, LeaseError};
-use crate::limits::Observe;
 use crate::name::Direction;
 use crate::priority::Priority;
 use crate::scope::{Hashed, Request};
@@ -100,31 +99,30 @@ impl Connection {
         if stream.bound {
             return Ok(false);
         }
-        let usage = stream.counts().with_memory(most);
-        let mut excused = Observe::none();
-        let class = loop {
-            let mut line = self.line(ledger);
-            let (shortfall, vacated) = match line.bind_stream(name, &usage, excused) {
-                Ok(Some(class)) => {
-                    let memory = account.set_classed();
-                    line.credit_stream(class, &Tally::of_memory(most - memory));
-                    break Some(StreamClass { class, memory });
-                }
-                Ok(None) => break None,
-                Err(refusal) => refusal,
-            };
-            let victim = line.victim(&shortfall);
-            let observes = line.observes(shortfall.refused.scope());
+        let counts = stream.counts();
+        let mut line = self.line(ledger);
+        let class = line.hold_stream(name);
+        // Its connection's class counts it already.
+        let is_own = ledger.place.class == Some(class);
+        let of_stream = if is_own {
+            None
+        } else {
+            let request = Request::new(counts.with_memory(most));
+            // No idle memory of the connection is charged to classes of streams.
+            let met =
+                line.insist(|_| None, |line, excused| line.check_stream(class, &request, excused));
+            Some(met.map(|()| {
+                let memory = account.set_classed();
+                line.charge_stream(class, &Request::new(counts.with_memory(memory)));
+                StreamClass { class, memory }
+            }))
+        };
+        if !matches!(of_stream, Some(Ok(_))) {
+            let vacated = line.release_stream(class);
             drop(line);
             drop(vacated);
-            if let Some((level, victim)) = victim {
-                return Err(Halt::MakeRoom(level, victim));
-            }
-            if excused.contains(shortfall.refused.scope()) || !observes {
-                return Err(Halt::Refused(shortfall.refused));
-            }
-            excused = excused.scope(shortfall.refused.scope());
-        };
+        }
+        let class = of_stream.transpose()?;
         if let Some(stream) = ledger.stream_mut(account.key()) {
             stream.bound = true;
             stream.class = class;

@@ -1,7 +1,5 @@
 //! How a connection ends, and how what it left behind comes back.
 
-use std::net::IpAddr;
-
 use super::Connection;
 use super::ledger::{Ledger, Phase};
 use super::loose::{Loose, LooseLease, LooseMemory};
@@ -9,7 +7,7 @@ use super::seat::{Seat, Spot};
 use crate::arena::{Block, Mapping};
 use crate::magazine::Hold;
 use crate::report::Reclaimed;
-use crate::scope::{PeerRef, Vacated};
+use crate::scope::Vacated;
 use crate::sync::{Arc, MutexGuard};
 use crate::usage::Tally;
 
@@ -26,12 +24,8 @@ pub(crate) enum Closer {
 #[derive(Default)]
 struct Aftermath {
     unmap: Vec<Mapping>,
-    /// The peer, if the connection was its last.
-    peer: Option<PeerRef>,
-    vacated: Option<Vacated<Arc<Connection>>>,
+    vacated: Vacated<Arc<Connection>>,
     unlisted: [Option<Arc<Connection>>; 4],
-    /// The address that counts the connection no longer.
-    left: Option<IpAddr>,
     deregister: bool,
     keep: Option<Arc<Connection>>,
 }
@@ -154,22 +148,12 @@ impl Connection {
     ) {
         let ended = ledger.usage().with_memory(bytes);
         ledger.memory -= bytes;
+        let left = self.ip(ledger).filter(|_| ends_now && ledger.counted);
+        let left = left.map(|ip| self.shared.tree.address(ip));
         let mut line = self.line(ledger);
-        if ends_now
-            && ledger.memory == 0
-            && !ledger.listed
-            && !ledger.has_streams()
-            && let Some(vacated) = line.try_depart_plainly(&ended)
-        {
-            drop(line);
-            aftermath.vacated = Some(vacated);
-            self.depart(ledger, aftermath);
-            return;
-        }
         if std::mem::take(&mut ledger.listed) {
             aftermath.unlisted = line.unlist(self.id);
         }
-        let mut vacated = None;
         for stream in ledger.streams() {
             let Some(of) = &mut stream.class else { continue };
             line.credit_stream(of.class, &Tally::of_memory(std::mem::take(&mut of.memory)));
@@ -177,37 +161,26 @@ impl Connection {
                 let class = of.class;
                 line.credit_stream(class, &stream.counts());
                 stream.class = None;
-                vacated.get_or_insert_with(Vacated::none).merge(line.release_stream(class));
+                aftermath.vacated.merge(line.release_stream(class));
             }
         }
         if !ends_now {
             line.credit(&Tally::of_memory(bytes));
             return;
         }
-        let departed = line.depart(&ended, &Tally::of_memory(ledger.memory));
+        if let Some(left) = left {
+            line.subnets().leave(left);
+        }
+        aftermath.vacated.merge(line.depart(&ended, &Tally::of_memory(ledger.memory)));
         drop(line);
-        aftermath.vacated = Some(match vacated {
-            Some(mut vacated) => {
-                vacated.merge(departed);
-                vacated
-            }
-            None => departed,
-        });
-        self.depart(ledger, aftermath);
-    }
-
-    /// The scopes do not count the connection any longer.
-    fn depart(&self, ledger: &mut Ledger, aftermath: &mut Aftermath) {
         ledger.phase = Phase::Gone;
+        ledger.counted = false;
         ledger.place.class = None;
         if ledger.memory == 0 {
             ledger.place.set_peer(None);
         }
         (ledger.streams_inbound, ledger.streams_outbound) = (0, 0);
         ledger.end_streams();
-        if std::mem::take(&mut ledger.counted) {
-            aftermath.left = self.ip(ledger);
-        }
     }
 
     /// Returns a `'static` lease's block, taking the mutex while it is still out. The answer keeps
@@ -298,8 +271,10 @@ impl Connection {
             self.fold(ledger);
             ledger.charged = false;
             ledger.set_source(None);
-            aftermath.peer = ledger.place.peer();
-            ledger.place.set_peer(None);
+            if ledger.place.peer().is_some() {
+                aftermath.vacated.merge(self.line(ledger).release_peer());
+                ledger.place.set_peer(None);
+            }
             aftermath.deregister = true;
         }
         if ledger.stragglers == 0 {
@@ -309,17 +284,11 @@ impl Connection {
     }
 
     fn finish(&self, aftermath: Aftermath) {
-        let Aftermath { unmap, peer, vacated, unlisted, left, deregister, keep } = aftermath;
+        let Aftermath { unmap, vacated, unlisted, deregister, keep } = aftermath;
         for mapping in unmap {
             self.shared.arena.unmap_large(mapping);
         }
         self.shared.arena.settle();
-        if let Some(address) = left {
-            self.shared.subnets.leave(address);
-        }
-        if let Some(peer) = peer {
-            self.shared.tree.release_peer(peer);
-        }
         let registered = if deregister { self.shared.registry.remove(self.id) } else { None };
         if deregister {
             self.shared.release_if_deserted();

@@ -9,7 +9,7 @@ use super::Connection;
 use super::shared::Shared;
 use crate::arena::{Arena, Block, Mapping};
 use crate::error::{LeaseError, Refused};
-use crate::scope::{LevelRef, Pressure, Realm};
+use crate::scope::{LevelRef, Pressure, Realm, Unmet};
 use crate::sync::Arc;
 
 /// Why an attempt stopped.
@@ -22,6 +22,8 @@ pub(super) enum Halt {
     Grow(usize),
     /// Until this many bytes are mapped for a large lease.
     MapLarge(usize),
+    /// Until this connection's own idle memory, which is in the way, is back.
+    Flush(Arc<Connection>),
     /// Until the scope that refused is under pressure, so that nobody caches in it any more, and
     /// then until the idle memory of this member of it is swept.
     MakeRoom(LevelRef, Arc<Connection>),
@@ -33,16 +35,12 @@ impl From<Refused> for Halt {
     }
 }
 
-impl Halt {
-    /// A charge did not go through, all of one's own idle memory being back already: there is a
-    /// sibling to sweep, or else it is refused.
-    pub(super) fn short_of_room(
-        refused: Refused,
-        victim: Option<(LevelRef, Arc<Connection>)>,
-    ) -> Self {
-        match victim {
-            Some((level, victim)) => Halt::MakeRoom(level, victim),
-            None => Halt::Refused(refused),
+impl From<Unmet<Arc<Connection>>> for Halt {
+    fn from(unmet: Unmet<Arc<Connection>>) -> Self {
+        match unmet {
+            Unmet::Flush(me) => Halt::Flush(me),
+            Unmet::Sweep(level, member) => Halt::MakeRoom(level, member),
+            Unmet::Refused(refused) => Halt::Refused(refused),
         }
     }
 }
@@ -127,6 +125,9 @@ impl<'a> Errand<'a> {
             }
             Halt::MapLarge(bytes) => {
                 self.mapping = Some(self.ask_arena(|arena| arena.map_large(bytes))?);
+            }
+            Halt::Flush(me) => {
+                me.trim();
             }
             Halt::MakeRoom(level, sibling) => {
                 if self.pressures.iter().any(|pressure| pressure.is_on(level)) {

@@ -4,7 +4,7 @@ use super::account::StreamAccount;
 use super::errand::{Errand, Halt};
 use super::ledger::{Ledger, Phase};
 use super::loose::{LooseLease, LooseMemory};
-use super::weigh::{Weigh, Weighed, stream_class};
+use super::weigh::{Weigh, stream_class};
 use super::{Connection, Granted, Memory, Seat};
 use crate::arena::{Block, Mapping, Note};
 use crate::error::LeaseError;
@@ -101,10 +101,7 @@ impl Connection {
                 0 => Weigh::ChargeBlock(class, errand),
                 _ => Weigh::Charge,
             };
-            let tight = match self.weigh(ledger, entry.as_ref(), &request, weigh)? {
-                Weighed::Charged { tight } => tight,
-                Weighed::Flushed => continue,
-            };
+            let tight = self.weigh(ledger, entry.as_ref(), &request, weigh)?;
             if idle_bytes > 0 {
                 match self.take_idle(ledger, class, hold) {
                     Some(granted) => break granted,
@@ -145,7 +142,7 @@ impl Connection {
         self.keep(ledger);
         let request = Request::new(Tally::of_memory(bytes as u64)).at(priority);
         if !errand.has_mapping() {
-            while self.weigh(ledger, entry.as_ref(), &request, Weigh::Check)? == Weighed::Flushed {}
+            self.weigh(ledger, entry.as_ref(), &request, Weigh::Check)?;
             return Err(Halt::MapLarge(bytes));
         }
         self.charge(ledger, entry.as_ref(), &request)?;

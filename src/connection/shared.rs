@@ -11,7 +11,6 @@ use crate::limits::Limits;
 use crate::registry::Registry;
 use crate::report::Totals;
 use crate::scope::Tree;
-use crate::subnet::Subnets;
 use crate::sync::unmodelled::{AtomicU32, AtomicU64, Relaxed};
 use crate::sync::{Arc, Mutex};
 
@@ -19,7 +18,6 @@ use crate::sync::{Arc, Mutex};
 pub(crate) struct Shared {
     pub(crate) arena: Arena,
     pub(crate) tree: Tree<Arc<Connection>>,
-    pub(crate) subnets: Subnets,
     pub(crate) registry: Registry<Connection>,
     /// What connections that ended, or whose counters were full, have counted.
     pub(crate) tallies: CachePadded<Mutex<Tallies>>,
@@ -57,7 +55,6 @@ impl Shared {
                 tick: AtomicU32::new(0),
                 stream_memory: AtomicU64::new(limits.stream.memory.max()),
             }),
-            subnets: Subnets::new(&limits.subnets),
             tree: Tree::new(limits),
             registry: Registry::new(),
             tallies: CachePadded::default(),
@@ -72,13 +69,10 @@ impl Shared {
     pub(crate) fn set_limits(&self, limits: Limits) {
         let classes = self.arena.class_count();
         let stream_memory = limits.stream.memory.max();
-        let subnets = limits.subnets.clone();
-        self.subnets.set_limits(&subnets, || {
-            self.tree.set_limits(limits, |limits, allowlisted_in_use| {
-                let memory = limits.mapped_memory(allowlisted_in_use);
-                self.arena.set_bounds(Bounds::new(memory, classes, self.fragmentation_bytes));
-                self.hot.stream_memory.store(stream_memory, Relaxed);
-            });
+        self.tree.set_limits(limits, |limits, allowlisted_in_use| {
+            let memory = limits.mapped_memory(allowlisted_in_use);
+            self.arena.set_bounds(Bounds::new(memory, classes, self.fragmentation_bytes));
+            self.hot.stream_memory.store(stream_memory, Relaxed);
         });
     }
 

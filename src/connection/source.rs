@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::Connection;
 use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase};
-use crate::error::{BindError, Scope};
+use crate::error::BindError;
 use crate::name::{Direction, Source};
-use crate::scope::{Realm, Request};
-use crate::subnet::Enforcement;
+use crate::scope::{Line, Realm, Request, Unmet};
+use crate::sync::Arc;
 use crate::usage::Tally;
 
 impl Connection {
@@ -47,56 +47,49 @@ impl Connection {
     /// Counts the connection at its new address. Who is allow-listed is not counted, but is tried
     /// among the ordinary first; who is not any longer goes back to them, or is refused.
     fn move_source(&self, ledger: &mut Ledger, source: &Source, now: Duration) -> Result<(), Halt> {
-        let to = source.ip().filter(|_| ledger.direction == Direction::Inbound);
-        let line = self.line(ledger);
-        let is_allowlisted = line.is_allowlisted(source.ip());
-        let enforcement = match line.observes(Scope::Subnet) {
-            true => Enforcement::Observe,
-            false => Enforcement::Enforce,
-        };
-        drop(line);
+        let address = |ip| self.shared.tree.address(ip);
+        let from = self.ip(ledger).filter(|_| ledger.counted).map(address);
+        let to = source.ip().filter(|_| ledger.direction == Direction::Inbound).map(address);
         let nothing_more = Request::new(Tally::default());
-        let realm = ledger.place.realm;
-        if realm == Realm::Allowlisted && is_allowlisted {
+        let mut line = self.line(ledger);
+        let is_allowlisted = line.is_allowlisted(source.ip());
+        let goes_back = ledger.place.realm == Realm::Allowlisted;
+        if goes_back && is_allowlisted {
             return Ok(());
         }
-        let goes_back = realm == Realm::Allowlisted;
-        let Some(to) = to else {
-            if goes_back {
-                self.enter_realm(ledger, Realm::Ordinary, &nothing_more)?;
-            }
-            self.uncount(ledger);
+        if let Some(from) = from {
+            line.subnets().leave(from);
+        }
+        let visit = to.map(|to| line.subnets().visit(to, now));
+        let mut moved = line.allow_visit(visit.as_ref());
+        if moved.is_ok() && goes_back {
+            moved = self.move_to(Realm::Ordinary, ledger, &mut line, &nothing_more);
+        }
+        let Err(unmet) = moved else {
+            let retired = visit.map(|visit| line.admit_visit(&visit));
+            ledger.counted = retired.is_some();
+            drop(line);
+            drop(retired);
             return Ok(());
         };
-        let from = self.ip(ledger).filter(|_| ledger.counted);
-        let moved = self.shared.subnets.rebind(from, to, now, enforcement, || match goes_back {
-            true => self.enter_realm(ledger, Realm::Ordinary, &nothing_more),
-            false => Ok(()),
-        });
-        match moved {
-            Ok(observed) => {
-                ledger.counted = true;
-                if let Some(refused) = observed {
-                    self.shared.tree.count_observed(&refused);
-                }
-                Ok(())
-            }
-            Err(Halt::Refused(refused)) if is_allowlisted => {
-                match self.enter_realm(ledger, Realm::Allowlisted, &nothing_more) {
-                    Err(Halt::Refused(_)) => Err(Halt::Refused(refused)),
-                    moved => moved,
-                }
-            }
-            Err(halt) => Err(halt),
+        // Nobody has seen it gone: the lock was held.
+        if let Some(from) = from {
+            line.subnets().stay(from);
+        }
+        match unmet {
+            Unmet::Refused(refused) if is_allowlisted => self
+                .move_to(Realm::Allowlisted, ledger, &mut line, &nothing_more)
+                .map_err(|unmet| unmet.instead(refused).into()),
+            unmet => Err(unmet.into()),
         }
     }
 
     /// The address that the connection had counts it no longer.
-    pub(super) fn uncount(&self, ledger: &mut Ledger) {
+    pub(super) fn uncount(&self, ledger: &mut Ledger, line: &mut Line<'_, Arc<Connection>>) {
         if std::mem::take(&mut ledger.counted)
             && let Some(from) = self.ip(ledger)
         {
-            self.shared.subnets.leave(from);
+            line.subnets().leave(self.shared.tree.address(from));
         }
     }
 

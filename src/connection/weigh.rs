@@ -11,7 +11,7 @@ use crate::error::{LeaseError, Refused, Resource, Scope};
 use crate::limits::{Observe, ScopeLimits};
 use crate::magazine::{Tight, Word};
 use crate::priority::Priority;
-use crate::scope::{ClassRef, LevelRef, Line, Realm, Request, Shortfall};
+use crate::scope::{ClassRef, LevelRef, Line, Realm, Request, Shortfall, Unmet};
 use crate::sync::Arc;
 use crate::usage::Tally;
 
@@ -24,24 +24,6 @@ pub(super) enum Weigh<'e, 'a> {
     /// Charge it for a block of this class, which is taken along, and list the connection as one
     /// that may cache, unless a scope is tight.
     ChargeBlock(usize, &'e mut Errand<'a>),
-}
-
-/// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weighed {
-    /// It is done. For a block: whether a scope above is tight, so that nothing may be cached.
-    Charged { tight: bool },
-    /// There is more room now: idle blocks are gone, or the connection has moved to the
-    /// allow-listed scopes. Try again.
-    Flushed,
-}
-
-/// What came of a move to another realm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moved {
-    Done,
-    /// Not yet: idle memory is back first.
-    Flushed,
 }
 
 /// A place on a stream's account, and the refusal that a stream scope that only observes did not
@@ -108,80 +90,48 @@ impl Connection {
         entered: Option<&Entered<'_>>,
         request: &Request,
     ) -> Result<(), Halt> {
-        while self.weigh(ledger, entered, request, Weigh::Charge)? == Weighed::Flushed {}
-        Ok(())
+        self.weigh(ledger, entered, request, Weigh::Charge).map(|_| ())
     }
 
-    /// Finds room for `request`, at the cost of idle memory where need be, and does with it what
-    /// `weigh` says.
+    /// If there is room for `request`, does with it what `weigh` says. If there is none in the
+    /// ordinary system, one whom the allow list covers moves to the other. Answers whether a scope is
+    /// tight, so that a block may not be cached.
     pub(super) fn weigh(
         &self,
         ledger: &mut Ledger,
         entered: Option<&Entered<'_>>,
         request: &Request,
         mut weigh: Weigh<'_, '_>,
-    ) -> Result<Weighed, Halt> {
+    ) -> Result<bool, Halt> {
         let own = ledger.usage();
         let class = match entered {
             Some(entered) => stream_class(ledger, entered.account())?,
             None => None,
         };
         let of_class = Request { idle_bytes: 0, ..*request };
-        let mut excused = Observe::none();
         let mut line = self.line(ledger);
-        let shortfall = loop {
-            let checked = line
-                .check(&own, request, excused)
-                .and_then(|()| match class {
-                    Some(class) => line.check_stream(class, &of_class, excused),
-                    None => Ok(()),
-                })
-                .and_then(|()| match entered {
-                    Some(entered) => entered.check(&line, excused),
-                    None => Ok(()),
-                });
-            let Err(shortfall) = checked else { break None };
-            if self.own_idle_memory_helps(ledger, &shortfall) {
-                drop(line);
-                self.flush(ledger);
-                return Ok(Weighed::Flushed);
+        while let Err(unmet) = line.insist(self.own_idle(ledger), |line, excused| {
+            line.check(&own, request, excused)?;
+            if let Some(class) = class {
+                line.check_stream(class, &of_class, excused)?;
             }
-            if let Some((level, victim)) = line.victim(&shortfall) {
-                return Err(Halt::MakeRoom(level, victim));
-            }
-            if excused.contains(shortfall.refused.scope())
-                || !line.observes(shortfall.refused.scope())
-            {
-                break Some(shortfall);
-            }
-            // Nothing idle is in the way: this is what would really be refused.
-            excused = excused.scope(shortfall.refused.scope());
-        };
-        if let Some(shortfall) = shortfall {
-            let is_ordinary = matches!(shortfall.refused.scope(), Scope::System | Scope::Transient);
+            entered.map_or(Ok(()), |entered| entered.check(line, excused))
+        }) {
+            let Unmet::Refused(refused) = unmet else { return Err(unmet.into()) };
+            let is_ordinary = matches!(refused.scope(), Scope::System | Scope::Transient);
             let has_fallback = is_ordinary && line.is_allowlisted(self.ip(ledger));
-            let mut fits_stream = true;
-            if let Some(class) = class
-                && has_fallback
-                && let Err(of_stream) = line.check_stream(class, &of_class, Observe::none())
-            {
-                if let Some((level, victim)) = line.victim(&of_stream) {
-                    return Err(Halt::MakeRoom(level, victim));
-                }
-                let everything = Observe::everything();
-                fits_stream = line.observes(of_stream.refused.scope())
-                    && line.check_stream(class, &of_class, everything).is_ok();
+            let refused = refused.with_fallback(has_fallback);
+            if !has_fallback {
+                return Err(Halt::Refused(refused));
             }
-            if has_fallback && fits_stream {
-                // While both systems are seen at once: else one could have room when the other is
-                // looked at, and the other when the one is.
-                match self.move_to_realm(ledger, line, Realm::Allowlisted, request) {
-                    Err(Halt::Refused(_)) => {}
-                    Err(halt) => return Err(halt),
-                    Ok(_) => return Ok(Weighed::Flushed),
-                }
+            // In the same step: else one system could have room when the other is looked at, and
+            // the other when the one is.
+            if let Some(class) = class {
+                line.insist(|_| None, |line, excused| line.check_stream(class, &of_class, excused))
+                    .map_err(|unmet| unmet.instead(refused))?;
             }
-            return Err(Halt::Refused(shortfall.refused.with_fallback(has_fallback)));
+            self.move_to(Realm::Allowlisted, ledger, &mut line, request)
+                .map_err(|unmet| unmet.instead(refused))?;
         }
         // Under the scopes' lock: the arena is never short of a block that someone holds who is
         // about to be refused. Nor is anything mapped for one who would be.
@@ -201,7 +151,7 @@ impl Connection {
             }
         }
         if !matches!(weigh, Weigh::ChargeBlock(..)) {
-            return Ok(Weighed::Charged { tight: false });
+            return Ok(false);
         }
         let tight = line.is_tight();
         if !tight
@@ -211,60 +161,27 @@ impl Connection {
             line.list(self.id, me);
             ledger.listed = true;
         }
-        Ok(Weighed::Charged { tight })
+        Ok(tight)
     }
 
     /// Moves the connection to the scopes of another realm, if they have room for it and for
-    /// `request`, at the cost of idle memory where need be. No address counts who is allow-listed.
-    pub(super) fn enter_realm(
+    /// `request`. No address counts who is allow-listed.
+    pub(super) fn move_to(
         &self,
-        ledger: &mut Ledger,
         realm: Realm,
-        request: &Request,
-    ) -> Result<(), Halt> {
-        loop {
-            let line = self.line(ledger);
-            if self.move_to_realm(ledger, line, realm, request)? == Moved::Done {
-                return Ok(());
-            }
-        }
-    }
-
-    /// As [`enter_realm`](Self::enter_realm), in the same step with what was seen of the line. If
-    /// idle memory had to be given back, the line was let go of.
-    fn move_to_realm(
-        &self,
         ledger: &mut Ledger,
-        mut line: Line<'_, Arc<Connection>>,
-        realm: Realm,
+        line: &mut Line<'_, Arc<Connection>>,
         request: &Request,
-    ) -> Result<Moved, Halt> {
+    ) -> Result<(), Unmet<Arc<Connection>>> {
         let own = ledger.usage();
-        let mut excused = Observe::none();
-        loop {
-            let moved = line.change_realm(realm, &own, request, self.id, excused);
-            let Err(shortfall) = moved else {
-                ledger.place = line.place();
-                drop(line);
-                if realm == Realm::Allowlisted {
-                    self.uncount(ledger);
-                }
-                return Ok(Moved::Done);
-            };
-            if self.own_idle_memory_helps(ledger, &shortfall) {
-                drop(line);
-                self.flush(ledger);
-                return Ok(Moved::Flushed);
-            }
-            if let Some((level, victim)) = line.victim(&shortfall) {
-                return Err(Halt::MakeRoom(level, victim));
-            }
-            let scope = shortfall.refused.scope();
-            if excused.contains(scope) || !line.observes(scope) {
-                return Err(Halt::Refused(shortfall.refused));
-            }
-            excused = excused.scope(scope);
+        line.insist(self.own_idle(ledger), |line, excused| {
+            line.change_realm(realm, &own, request, self.id, excused)
+        })?;
+        ledger.place = line.place();
+        if realm == Realm::Allowlisted {
+            self.uncount(ledger, line);
         }
+        Ok(())
     }
 
     /// Takes off a stream's class what was charged to it in vain.
@@ -282,15 +199,21 @@ impl Connection {
         }
     }
 
-    /// Whether idle blocks of the connection's own stand in the way.
-    pub(super) fn own_idle_memory_helps(&self, ledger: &Ledger, shortfall: &Shortfall) -> bool {
-        let own_or_above = match shortfall.level {
-            Some(LevelRef::Class(class)) => ledger.place.class == Some(class),
-            Some(LevelRef::ClassPeer(class, _)) => ledger.place.class == Some(class),
-            Some(_) => true,
-            None => shortfall.refused.scope() == Scope::Connection,
-        };
-        shortfall.refused.resource() == Resource::Memory && own_or_above && self.has_cached(ledger)
+    /// Answers for idle blocks of the connection's own that stand in the way: the record, to be
+    /// flushed.
+    pub(super) fn own_idle(&self, ledger: &Ledger) -> impl Fn(&Shortfall) -> Option<Arc<Self>> {
+        move |shortfall| {
+            let own_or_above = match shortfall.level {
+                Some(LevelRef::Class(class) | LevelRef::ClassPeer(class, _)) => {
+                    ledger.place.class == Some(class)
+                }
+                Some(_) => true,
+                None => shortfall.refused.scope() == Scope::Connection,
+            };
+            let is_memory = shortfall.refused.resource() == Resource::Memory;
+            let helps = is_memory && own_or_above && self.has_cached(ledger);
+            ledger.keep.clone().filter(|_| helps)
+        }
     }
 
     /// Counts a refusal that reaches the caller.
@@ -303,16 +226,20 @@ impl Connection {
 
 /// Idle memory.
 impl Connection {
-    /// Gives the connection's own idle blocks back, and answers how many bytes that was.
-    pub(super) fn flush(&self, ledger: &mut Ledger) -> u64 {
-        self.give_up_cached(ledger, Tight::Keep)
+    /// Gives idle cached blocks back, and answers how many bytes that was.
+    pub(crate) fn trim(&self) -> u64 {
+        let mut ledger = self.ledger.lock();
+        let bytes = self.give_up_cached(&mut ledger, Tight::Keep);
+        self.fold(&mut ledger);
+        drop(ledger);
+        self.shared.arena.settle();
+        bytes
     }
 
     /// Gives the connection's idle blocks back and keeps it from caching more, for a sibling that
     /// needs the room.
     pub(super) fn sweep(&self) {
-        let mut ledger = self.ledger.lock();
-        self.give_up_cached(&mut ledger, Tight::Set);
+        self.give_up_cached(&mut self.ledger.lock(), Tight::Set);
     }
 
     fn give_up_cached(&self, ledger: &mut Ledger, tight: Tight) -> u64 {

@@ -77,7 +77,7 @@ impl Governor {
             orphans,
             refusals,
             observed: refusal_rows(&tree.observed),
-            subnet_bytes: shared.subnets.memory_bytes(),
+            subnet_bytes: tree.subnet_bytes,
             arena: shared.arena.report(),
             totals,
         }

@@ -1,5 +1,7 @@
 //! Every scope, its limits beside it, and the way up from a connection.
 
+use std::convert::Infallible;
+
 use super::classes::{Class, ClassRef, Classes, Crossing, Crossings};
 use super::level::Level;
 use super::peers::{Peer, PeerRef, Peers, own_bounds};
@@ -106,6 +108,20 @@ impl<M> Levels<M> {
         }
         let at = LevelRef::System(place.realm);
         visit(Rung { at, level: system, bounds: &of_realm.system })
+    }
+
+    /// [Climbs](Self::climb) to the top.
+    #[inline(always)]
+    pub(super) fn each(
+        &mut self,
+        place: Place,
+        standing: Standing,
+        mut visit: impl FnMut(Rung<'_, M>),
+    ) {
+        let Ok(()) = self.climb(place, standing, |rung| {
+            visit(rung);
+            Ok::<_, Infallible>(())
+        });
     }
 
     /// Does something with one scope and its limits, if it is there.
@@ -259,8 +275,14 @@ impl<M> Levels<M> {
     }
 }
 
+impl<M> Default for Vacated<M> {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
 impl<M> Vacated<M> {
-    pub(crate) fn none() -> Self {
+    pub(super) fn none() -> Self {
         Self { peer: None, class: None, crossing: None, others: None }
     }
 

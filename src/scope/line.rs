@@ -1,6 +1,5 @@
 //! The scopes above one connection, while the tree is locked.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 
 use super::levels::{Levels, Rung, Vacated};
@@ -9,6 +8,7 @@ use super::{ClassRef, Hashed, LevelRef, Place, Realm, Request, Scopes, Standing}
 use crate::error::{Refused, Scope};
 use crate::limits::Observe;
 use crate::priority::Priority;
+use crate::subnet::{Retired, Subnets, Visit};
 use crate::sync::MutexGuard;
 use crate::usage::{Lane, Tally};
 
@@ -25,6 +25,26 @@ pub(crate) struct Shortfall {
     pub(crate) refused: Refused,
     /// `None` where it is the connection's own scope, a stream's or a subnet.
     pub(crate) level: Option<LevelRef>,
+}
+
+/// What an attempt came to that found no room.
+pub(crate) enum Unmet<M> {
+    /// There may be some once this member, the one who asks, gives its own idle memory back.
+    Flush(M),
+    /// There may be some once the scope is pressed on, and this member of it is swept.
+    Sweep(LevelRef, M),
+    /// There is none.
+    Refused(Refused),
+}
+
+impl<M> Unmet<M> {
+    /// The same, but refused for another reason if it is refused.
+    pub(crate) fn instead(self, refused: Refused) -> Self {
+        match self {
+            Unmet::Refused(_) => Unmet::Refused(refused),
+            unmet => unmet,
+        }
+    }
 }
 
 /// The charges of a connection's streams to one class that is not the connection's.
@@ -51,6 +71,12 @@ impl<'a, M: Clone> Line<'a, M> {
 
     pub(crate) fn place(&self) -> Place {
         self.place
+    }
+
+    /// The addresses that connections come from.
+    #[inline]
+    pub(crate) fn subnets(&mut self) -> &mut Subnets {
+        &mut self.scopes.subnets
     }
 
     /// Whether every scope has room, beginning with a stream's own, if one is to be opened, and the
@@ -83,31 +109,30 @@ impl<'a, M: Clone> Line<'a, M> {
             observe(levels, observed, own, request, self.place, self.standing);
         }
         let charge = request.charged();
-        let Ok(()) = levels.climb(self.place, self.standing, |rung| {
-            rung.level.usage.add(&charge);
-            Ok::<_, Infallible>(())
-        });
+        levels.each(self.place, self.standing, |rung| rung.level.usage.add(&charge));
     }
 
     /// Takes `less` off every scope.
     #[inline]
     pub(crate) fn credit(&mut self, less: &Tally) {
-        let Ok(()) = self.scopes.levels.climb(self.place, self.standing, |rung| {
-            rung.level.sub(less, rung.bounds);
-            Ok::<_, Infallible>(())
-        });
+        let levels = &mut self.scopes.levels;
+        levels.each(self.place, self.standing, |rung| rung.level.sub(less, rung.bounds));
     }
 
     /// Ends the connection: `ended` goes off every scope, and what it leaves behind off those that
     /// [do not count it](Standing::Departed). The scopes that nobody needs any more are let go of.
     pub(crate) fn depart(&mut self, ended: &Tally, left_behind: &Tally) -> Vacated<M> {
+        if left_behind.memory == 0
+            && let Some(vacated) = self.try_depart_plainly(ended)
+        {
+            return vacated;
+        }
         let levels = &mut self.scopes.levels;
         let mut all = *ended;
         all.add(left_behind);
-        let Ok(()) = levels.climb(self.place, Standing::Present, |rung| {
+        levels.each(self.place, Standing::Present, |rung| {
             let stays = matches!(rung.at, LevelRef::Peer(_) | LevelRef::System(_));
             rung.level.sub(if stays { ended } else { &all }, rung.bounds);
-            Ok::<_, Infallible>(())
         });
         let peer = self.place.peer();
         let mut vacated = levels.release_class(self.place.class, peer);
@@ -117,9 +142,34 @@ impl<'a, M: Clone> Line<'a, M> {
         vacated
     }
 
+    /// Attempts until there is room, or it is sure that there is none. Scopes that only observe are
+    /// excused one by one, and none before it is sure that no idle memory stands in its way: neither
+    /// that of the one who asks, for which `own_idle` answers, nor that of the scope's members.
+    pub(crate) fn insist(
+        &mut self,
+        own_idle: impl Fn(&Shortfall) -> Option<M>,
+        mut attempt: impl FnMut(&mut Self, Observe) -> Result<(), Shortfall>,
+    ) -> Result<(), Unmet<M>> {
+        let mut excused = Observe::none();
+        loop {
+            let Err(shortfall) = attempt(self, excused) else { return Ok(()) };
+            if let Some(me) = own_idle(&shortfall) {
+                return Err(Unmet::Flush(me));
+            }
+            if let Some((level, member)) = self.victim(&shortfall) {
+                return Err(Unmet::Sweep(level, member));
+            }
+            let scope = shortfall.refused.scope();
+            if excused.contains(scope) || !self.observes(scope) {
+                return Err(Unmet::Refused(shortfall.refused));
+            }
+            excused = excused.scope(scope);
+        }
+    }
+
     /// A member whose idle memory might make room in the scope that has none. The scope becomes
     /// tight.
-    pub(crate) fn victim(&mut self, shortfall: &Shortfall) -> Option<(LevelRef, M)> {
+    fn victim(&mut self, shortfall: &Shortfall) -> Option<(LevelRef, M)> {
         let at = shortfall.level?;
         let victim = self.scopes.levels.with(at, |level, _| level.victim(&shortfall.refused))??;
         Some((at, victim))
@@ -136,10 +186,8 @@ impl<'a, M: Clone> Line<'a, M> {
 
     /// Lists a member in every scope of the line as one that may hold idle memory.
     pub(crate) fn list(&mut self, id: u64, member: &M) {
-        let Ok(()) = self.scopes.levels.climb(self.place, self.standing, |rung| {
-            rung.level.list(id, member.clone());
-            Ok::<_, Infallible>(())
-        });
+        let levels = &mut self.scopes.levels;
+        levels.each(self.place, self.standing, |rung| rung.level.list(id, member.clone()));
     }
 
     /// Takes a member off the lists. What comes back is dropped after the lock.
@@ -147,11 +195,10 @@ impl<'a, M: Clone> Line<'a, M> {
     pub(crate) fn unlist(&mut self, id: u64) -> [Option<M>; 4] {
         let mut unlisted = [const { None }; 4];
         let mut places = unlisted.iter_mut();
-        let Ok(()) = self.scopes.levels.climb(self.place, self.standing, |rung| {
+        self.scopes.levels.each(self.place, self.standing, |rung| {
             if let (Some(member), Some(place)) = (rung.level.unlist(id), places.next()) {
                 *place = Some(member);
             }
-            Ok::<_, Infallible>(())
         });
         unlisted
     }
@@ -170,6 +217,24 @@ impl<M: Clone> Line<'_, M> {
         self.scopes.admitted
     }
 
+    /// Whether the limits by address have no objection, or none that stands.
+    pub(crate) fn allow_visit(&self, visit: Option<&Visit>) -> Result<(), Unmet<M>> {
+        match visit.and_then(Visit::refused) {
+            Some(refused) if !self.observes(Scope::Subnet) => Err(Unmet::Refused(*refused)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a connection at its address. If that was [allowed](Self::allow_visit) because it is
+    /// only observed, this is counted too. What comes back is dropped after the lock.
+    #[must_use = "what the limits by address no longer need may not be dropped under the lock"]
+    pub(crate) fn admit_visit(&mut self, visit: &Visit) -> Retired {
+        if let Some(refused) = visit.refused() {
+            self.scopes.observed.count(refused);
+        }
+        self.scopes.subnets.admit(visit)
+    }
+
     /// Lets go of the scopes that the place holds: for one who is not admitted.
     pub(crate) fn vacate(&mut self) -> Vacated<M> {
         let peer = self.place.peer();
@@ -178,50 +243,67 @@ impl<M: Clone> Line<'_, M> {
         vacated
     }
 
-    /// Moves a connection that uses `own`, and its streams with it, to the scope of `peer` in a
-    /// realm, in one step.
-    pub(crate) fn bind(
+    /// Lets go of the peer: for one of whom nothing is left.
+    pub(crate) fn release_peer(&mut self) -> Vacated<M> {
+        self.scopes.levels.release_peer(self.place.peer())
+    }
+
+    /// The place of the connection, and of its streams with it, once it is bound to `peer`, which is
+    /// held from now on.
+    pub(crate) fn hold_bound(
         &mut self,
         peer: Hashed<'_, [u8]>,
         realm: Realm,
-        own: &Tally,
         streams: &[StreamShare],
-        id: u64,
-        excused: Observe,
-    ) -> Result<(), (Shortfall, Vacated<M>)> {
-        let Scopes { levels, observed, .. } = &mut *self.scopes;
+    ) -> Place {
+        let levels = &mut self.scopes.levels;
         let held = levels.hold_peer(peer);
-        let to = Place::new(Some(held), self.place.class, realm);
-        if let Some(class) = to.class {
+        if let Some(class) = self.place.class {
             levels.crossings.hold(class, held);
         }
         for share in streams {
             levels.crossings.hold_many(share.class, held, share.streams);
         }
-        let request = Request::new(*own);
-        let moved =
-            check_move(levels, self.place, to, &request, &Request::new(Tally::default()), excused)
-                .and_then(|()| {
-                    streams.iter().try_for_each(|share| {
-                        let at = LevelRef::ClassPeer(share.class, held);
-                        check_one(levels, at, &Request::new(share.usage), excused)
-                    })
-                });
-        if let Err(shortfall) = moved {
-            let mut vacated = Vacated::none();
-            for share in streams {
-                vacated.merge(levels.release_crossing(share.class, held, share.streams));
-            }
-            if let Some(class) = to.class {
-                vacated.merge(levels.release_crossing(class, held, 1));
-            }
-            vacated.merge(levels.release_peer(Some(held)));
-            return Err((shortfall, vacated));
+        Place::new(Some(held), self.place.class, realm)
+    }
+
+    /// Lets go of what [`hold_bound`](Self::hold_bound) holds.
+    pub(crate) fn release_bound(&mut self, to: Place, streams: &[StreamShare]) -> Vacated<M> {
+        let levels = &mut self.scopes.levels;
+        let Some(held) = to.peer() else { return Vacated::none() };
+        let mut vacated = levels.release_peer(Some(held));
+        for share in streams {
+            vacated.merge(levels.release_crossing(share.class, held, share.streams));
+        }
+        if let Some(class) = to.class {
+            vacated.merge(levels.release_crossing(class, held, 1));
+        }
+        vacated
+    }
+
+    /// Moves a connection that uses `own`, and its streams with it, to a place that is
+    /// [held](Self::hold_bound), in one step.
+    pub(crate) fn bind(
+        &mut self,
+        to: Place,
+        own: &Tally,
+        streams: &[StreamShare],
+        id: u64,
+        excused: Observe,
+    ) -> Result<(), Shortfall> {
+        let Scopes { levels, observed, .. } = &mut *self.scopes;
+        let (moved, nothing) = (Request::new(*own), Request::new(Tally::default()));
+        check_move(levels, self.place, to, &moved, &nothing, excused)?;
+        let parts = || {
+            let part = |share: &StreamShare| Some(LevelRef::ClassPeer(share.class, to.peer()?));
+            streams.iter().filter_map(move |share| Some((part(share)?, Request::new(share.usage))))
+        };
+        for (at, request) in parts() {
+            check_one(levels, at, &request, excused)?;
         }
         relocate(levels, observed, self.place, to, own, id);
-        for share in streams {
-            let at = LevelRef::ClassPeer(share.class, held);
-            charge_one(levels, observed, at, &Request::new(share.usage));
+        for (at, request) in parts() {
+            charge_one(levels, observed, at, &request);
         }
         self.place = to;
         Ok(())
@@ -266,11 +348,6 @@ impl<M: Clone> Line<'_, M> {
         self.scopes.levels.limits.allow.covers(address, Some(peer.name))
     }
 
-    /// Counts what was granted although a scope that only observes would have refused it.
-    pub(crate) fn count_observed(&mut self, refused: &Refused) {
-        self.scopes.observed.count(refused);
-    }
-
     /// Whether the limit of a stream's memory has no objection to `requested` more.
     pub(crate) fn check_stream_memory(
         &self,
@@ -288,35 +365,20 @@ impl<M: Clone> Line<'_, M> {
     }
 
     /// Whether `scope` refuses nothing.
-    pub(crate) fn observes(&self, scope: Scope) -> bool {
+    fn observes(&self, scope: Scope) -> bool {
         self.scopes.levels.limits.observe.contains(scope)
     }
 }
 
 /// The classes of streams.
 impl<M: Clone> Line<'_, M> {
-    /// Charges a stream of the connection to a class, which is then held; `None` if it is the
-    /// connection's own, which the stream is charged to already.
-    pub(crate) fn bind_stream(
-        &mut self,
-        name: Hashed<'_, str>,
-        usage: &Tally,
-        excused: Observe,
-    ) -> Result<Option<ClassRef>, (Shortfall, Vacated<M>)> {
-        let peer = self.place.peer();
+    /// Finds or makes the class that a stream is to be bound to, and holds it.
+    pub(crate) fn hold_stream(&mut self, name: Hashed<'_, str>) -> ClassRef {
         let class = self.scopes.levels.hold_class(name);
-        if let Some(peer) = peer {
+        if let Some(peer) = self.place.peer() {
             self.scopes.levels.crossings.hold(class, peer);
         }
-        let request = Request::new(*usage);
-        let is_own = self.place.class == Some(class);
-        let checked = if is_own { Ok(()) } else { self.check_stream(class, &request, excused) };
-        if is_own || checked.is_err() {
-            let vacated = self.scopes.levels.release_class(Some(class), peer);
-            return checked.map(|()| None).map_err(|shortfall| (shortfall, vacated));
-        }
-        self.charge_stream(class, &request);
-        Ok(Some(class))
+        class
     }
 
     /// Whether a class that a stream is bound to has room.
@@ -388,13 +450,12 @@ fn observe<M>(
     {
         observed.count(&refused);
     }
-    let Ok(()) = levels.climb(place, standing, |rung| {
+    levels.each(place, standing, |rung| {
         if observe.contains(rung.scope())
             && let Err(shortfall) = check(&rung, request, false)
         {
             observed.count(&shortfall.refused);
         }
-        Ok::<_, Infallible>(())
     });
 }
 
@@ -457,16 +518,15 @@ fn relocate<M: Clone>(
     let request = Request::new(*own);
     let observe = levels.limits.observe;
     let mut member = None;
-    let Ok(()) = levels.climb(from, Standing::Present, |rung| {
+    levels.each(from, Standing::Present, |rung| {
         if differs(rung.at, from, to) {
             rung.level.sub(own, rung.bounds);
             if let Some(listed) = rung.level.unlist(id) {
                 member = Some(listed);
             }
         }
-        Ok::<_, Infallible>(())
     });
-    let Ok(()) = levels.climb(to, Standing::Present, |rung| {
+    levels.each(to, Standing::Present, |rung| {
         if differs(rung.at, from, to) {
             if observe.contains(rung.scope())
                 && let Err(shortfall) = check(&rung, &request, false)
@@ -478,6 +538,5 @@ fn relocate<M: Clone>(
                 rung.level.list(id, member.clone());
             }
         }
-        Ok::<_, Infallible>(())
     });
 }

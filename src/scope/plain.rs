@@ -67,7 +67,7 @@ impl<M: Clone> Line<'_, M> {
     /// As [`depart`](Self::depart), of a connection that leaves nothing behind. `None`: nothing has
     /// changed.
     #[inline]
-    pub(crate) fn try_depart_plainly(&mut self, ended: &Tally) -> Option<Vacated<M>> {
+    pub(super) fn try_depart_plainly(&mut self, ended: &Tally) -> Option<Vacated<M>> {
         let Levels { bounds, realms, peers, .. } = &mut self.scopes.levels;
         let place = self.place;
         if place.class.is_some() {

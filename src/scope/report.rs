@@ -23,6 +23,8 @@ pub(crate) struct TreeReport {
     pub(crate) refusals: Refusals,
     pub(crate) observed: Refusals,
     pub(crate) admitted: u64,
+    /// What is allocated behind the limits by address.
+    pub(crate) subnet_bytes: usize,
 }
 
 impl<M: Clone> Tree<M> {
@@ -60,6 +62,7 @@ impl<M: Clone> Tree<M> {
             refusals: scopes.refusals.clone(),
             observed: scopes.observed.clone(),
             admitted: scopes.admitted,
+            subnet_bytes: scopes.subnets.memory_bytes(),
         }
     }
 

@@ -6,16 +6,17 @@
 
 use super::bits::Bits;
 use super::live::Counts;
-use super::rules::{Network, Networks, Purpose, Room, Rule, room};
+use super::rules::{Network, Networks, Purpose, Room, Rule, Spent, room};
 use super::sketch::{Retired, Sketch};
 use crate::error::Refused;
 use crate::keyed::KeyedHasher;
 use crate::limits::PrefixLimits;
 
-/// Hashes that are kept from a check to its commit. Whoever has more rules pays for them twice.
-const HASHES_KEPT: usize = 4;
+/// Prefixes that are kept from a visit to its admission. Whoever has more rules pays for them twice.
+const PREFIXES_KEPT: usize = 4;
 
 pub(super) struct Family<B: Bits> {
+    key: KeyedHasher,
     /// Connections of each single address.
     live: Counts<B>,
     networks: Networks<B>,
@@ -23,18 +24,28 @@ pub(super) struct Family<B: Bits> {
     rules: Vec<Rule<B>>,
 }
 
-/// An address, and what governs it while the state stays locked.
-pub(super) struct Visit<B> {
+/// Someone at the door, held against what governs its address.
+pub(crate) struct Visit<B> {
     address: B,
     hash: u64,
+    purpose: Purpose,
+    now: u64,
     governed: Governed,
+    refused: Option<Refused>,
 }
 
 enum Governed {
-    /// By one network, found by its index.
-    Network(usize),
-    /// By every rule; these are the hashes of the first prefixes.
-    Rules([u64; HASHES_KEPT]),
+    /// By one network, found by its index, of whose rate this is left.
+    Network(usize, Spent),
+    /// By every rule; these are the first prefixes.
+    Rules([Prefix; PREFIXES_KEPT]),
+}
+
+/// What an address is to one rule.
+#[derive(Clone, Copy, Default)]
+struct Prefix {
+    hash: u64,
+    spent: Spent,
 }
 
 /// The limits of one family, as they were configured.
@@ -50,160 +61,170 @@ pub(super) struct Replaced<B: Bits> {
     _sketches: Retired,
 }
 
+impl<B> Visit<B> {
+    #[inline]
+    pub(super) fn refused(&self) -> Option<&Refused> {
+        self.refused.as_ref()
+    }
+}
+
 impl<B: Bits> Family<B> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(key: KeyedHasher) -> Self {
         Self {
-            live: Counts::new(B::LENGTH),
+            key,
+            live: Counts::new(B::LENGTH, key),
             networks: Networks::new(Vec::new()),
             rules: Vec::new(),
         }
     }
 
-    /// Finds what governs an address, whose hash is known already.
+    /// Holds one more from an address, whose hash is known already, against the limits: those of
+    /// connections first, if that is what it is for, then the rates.
     #[inline]
-    pub(super) fn visit(&self, address: B, hash: u64, key: &KeyedHasher) -> Visit<B> {
+    pub(super) fn visit(&self, address: B, hash: u64, purpose: Purpose, now: u64) -> Visit<B> {
+        let counts = purpose == Purpose::Admission;
+        let (mut by_count, mut by_rate) = (Ok(()), Ok(()));
         let governed = match self.networks.find(address) {
-            Some(network) => Governed::Network(network),
-            None => {
-                let mut hashes = [0; HASHES_KEPT];
-                for (kept, rule) in hashes.iter_mut().zip(&self.rules) {
-                    *kept = hash_of(address, hash, rule.length, key);
+            Some(index) => {
+                let network = self.networks.at(index);
+                if counts {
+                    by_count = room(network.length, network.limit, network.count);
                 }
-                Governed::Rules(hashes)
+                let spent = match &network.rates {
+                    Some(rates) => {
+                        let meter = rates.of(purpose);
+                        meter.spend(network.length, meter.spent, now, &mut by_rate)
+                    }
+                    None => None,
+                };
+                Governed::Network(index, spent)
+            }
+            None => {
+                let mut prefixes = [Prefix::default(); PREFIXES_KEPT];
+                for (index, rule) in self.rules.iter().enumerate() {
+                    let hash = self.hash_of(address, hash, rule.length);
+                    if counts
+                        && by_count.is_ok()
+                        && let Some(counts) = self.counts(rule)
+                    {
+                        let count = counts.get(address.prefix(rule.length), hash);
+                        by_count = room(rule.length, rule.limit, count);
+                    }
+                    let spent = rule.spend(hash, purpose, now, &mut by_rate);
+                    if let Some(kept) = prefixes.get_mut(index) {
+                        *kept = Prefix { hash, spent };
+                    }
+                }
+                Governed::Rules(prefixes)
             }
         };
-        Visit { address, hash, governed }
+        Visit { address, hash, purpose, now, governed, refused: by_count.and(by_rate).err() }
     }
 
-    /// Why one more connection would be refused.
+    /// Counts a connection, and spends one of each rate that is not in excess.
     #[inline]
-    pub(super) fn check(
-        &self,
-        visit: &Visit<B>,
-        now: u64,
-        key: &KeyedHasher,
-    ) -> Result<(), Refused> {
+    pub(super) fn admit(&mut self, visit: &Visit<B>) -> Retired {
+        let retired = self.spend(visit);
+        self.live.add(visit.address, visit.hash, 1);
         match &visit.governed {
-            Governed::Network(index) => {
-                let network = self.networks.at(*index);
-                room(network.length, network.limit, network.count)?;
-            }
-            Governed::Rules(hashes) => {
-                for (index, rule) in self.rules.iter().enumerate() {
-                    let Some(counts) = self.counts(rule) else { continue };
-                    let hash = visit.rule_hash(hashes, index, rule.length, key);
-                    let count = counts.get(visit.address.prefix(rule.length), hash);
-                    room(rule.length, rule.limit, count)?;
-                }
-            }
-        }
-        self.check_rates(visit, Purpose::Admission, now, key)
-    }
-
-    /// Which rate one more would exceed.
-    #[inline]
-    pub(super) fn check_rates(
-        &self,
-        visit: &Visit<B>,
-        purpose: Purpose,
-        now: u64,
-        key: &KeyedHasher,
-    ) -> Result<(), Refused> {
-        match &visit.governed {
-            Governed::Network(index) => {
-                let network = self.networks.at(*index);
-                if let Some(rates) = &network.rates {
-                    let meter = rates.of(purpose);
-                    meter.spend(network.length, meter.spent, now)?;
-                }
-            }
-            Governed::Rules(hashes) => {
-                for (index, rule) in self.rules.iter().enumerate() {
-                    let Some(rates) = &rule.rates else { continue };
-                    let meter = rates.of(purpose);
-                    let hash = visit.rule_hash(hashes, index, rule.length, key);
-                    meter.spend(rule.length, meter.spent.arrival(hash), now)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Spends one token of each rate that is not in excess; one that is stays where it is.
-    #[inline]
-    pub(super) fn spend(
-        &mut self,
-        visit: &Visit<B>,
-        purpose: Purpose,
-        now: u64,
-        key: &KeyedHasher,
-        retired: &mut Retired,
-    ) {
-        match &visit.governed {
-            Governed::Network(index) => {
-                if let Some(rates) = &mut self.networks.at_mut(*index).rates {
-                    let meter = rates.of_mut(purpose);
-                    if let Ok(arrival) = meter.pace.spend(meter.spent, now) {
-                        meter.spent = arrival;
-                    }
-                }
-            }
-            Governed::Rules(hashes) => {
-                for (index, rule) in self.rules.iter_mut().enumerate() {
-                    let Some(rates) = &mut rule.rates else { continue };
-                    let meter = rates.of_mut(purpose);
-                    let hash = visit.rule_hash(hashes, index, rule.length, key);
-                    if let Ok(arrival) = meter.pace.spend(meter.spent.arrival(hash), now) {
-                        meter.spent.raise(hash, arrival, now, retired);
-                    }
-                }
-            }
-        }
-    }
-
-    /// One connection more.
-    #[inline]
-    pub(super) fn count(&mut self, visit: &Visit<B>, key: &KeyedHasher) {
-        self.live.add(visit.address, visit.hash, 1, key);
-        match &visit.governed {
-            Governed::Network(index) => self.networks.at_mut(*index).count += 1,
-            Governed::Rules(hashes) => {
+            Governed::Network(index, _) => self.networks.at_mut(*index).count += 1,
+            Governed::Rules(prefixes) => {
                 for (index, rule) in self.rules.iter_mut().enumerate() {
                     let Some(counts) = &mut rule.counts else { continue };
-                    let hash = visit.rule_hash(hashes, index, rule.length, key);
-                    counts.add(visit.address.prefix(rule.length), hash, 1, key);
+                    let prefix = visit.address.prefix(rule.length);
+                    let hash = match prefixes.get(index) {
+                        Some(kept) => kept.hash,
+                        None => prefix.hash(rule.length, &self.key),
+                    };
+                    counts.add(prefix, hash, 1);
                 }
             }
         }
+        retired
+    }
+
+    /// Spends one of each rate that is not in excess; one that is stays where it is.
+    #[inline]
+    pub(super) fn spend(&mut self, visit: &Visit<B>) -> Retired {
+        let mut retired = Retired::new();
+        match &visit.governed {
+            Governed::Network(index, spent) => {
+                if let (Some(spent), Some(rates)) = (spent, &mut self.networks.at_mut(*index).rates)
+                {
+                    rates.of_mut(visit.purpose).spent = spent.get();
+                }
+            }
+            Governed::Rules(prefixes) => {
+                for index in 0..self.rules.len() {
+                    let Prefix { hash, spent } = match prefixes.get(index) {
+                        Some(kept) => *kept,
+                        None => self.prefix_again(visit, index),
+                    };
+                    if let (Some(spent), Some(rates)) = (spent, &mut self.rules[index].rates) {
+                        let sketch = &mut rates.of_mut(visit.purpose).spent;
+                        sketch.raise(hash, spent.get(), visit.now, &mut retired);
+                    }
+                }
+            }
+        }
+        retired
+    }
+
+    /// What a visitor is to a rule that there was no room to keep it for.
+    #[cold]
+    fn prefix_again(&self, visit: &Visit<B>, index: usize) -> Prefix {
+        let rule = &self.rules[index];
+        let hash = self.hash_of(visit.address, visit.hash, rule.length);
+        Prefix { hash, spent: rule.spend(hash, visit.purpose, visit.now, &mut Ok(())) }
     }
 
     /// One connection less.
     #[inline]
-    pub(super) fn uncount(&mut self, visit: &Visit<B>, key: &KeyedHasher) {
-        self.live.remove(visit.address, visit.hash, key);
-        match &visit.governed {
-            Governed::Network(index) => self.networks.at_mut(*index).count -= 1,
-            Governed::Rules(hashes) => {
-                for (index, rule) in self.rules.iter_mut().enumerate() {
-                    let Some(counts) = &mut rule.counts else { continue };
-                    let hash = visit.rule_hash(hashes, index, rule.length, key);
-                    counts.remove(visit.address.prefix(rule.length), hash, key);
-                }
-            }
+    pub(super) fn leave(&mut self, address: B, hash: u64) {
+        self.live.remove(address, hash);
+        self.each_count(address, |network| network.count -= 1, Counts::remove);
+    }
+
+    /// One connection more, which has just [left](Self::leave).
+    pub(super) fn stay(&mut self, address: B, hash: u64) {
+        self.live.add(address, hash, 1);
+        self.each_count(
+            address,
+            |network| network.count += 1,
+            |counts, prefix, hash| {
+                counts.add(prefix, hash, 1);
+            },
+        );
+    }
+
+    /// Changes what an address counts for besides itself.
+    #[inline]
+    fn each_count(
+        &mut self,
+        address: B,
+        of_network: impl FnOnce(&mut Network<B>),
+        of_prefix: impl Fn(&mut Counts<B>, B, u64),
+    ) {
+        if let Some(index) = self.networks.find(address) {
+            return of_network(self.networks.at_mut(index));
+        }
+        for rule in &mut self.rules {
+            let Some(counts) = &mut rule.counts else { continue };
+            let prefix = address.prefix(rule.length);
+            of_prefix(counts, prefix, prefix.hash(rule.length, &self.key));
         }
     }
 
-    /// Puts other limits in force and counts anew what they limit. What was spent of a rate stays
-    /// spent where there is one for the same prefixes again.
+    /// Puts other limits in force, and counts what was not counted for the old ones. What was spent
+    /// of a rate stays spent where there is one for the same prefixes again.
     pub(super) fn set_limits(
         &mut self,
         limits: FamilyLimits<B>,
         room: Room,
         now: u64,
-        key: &KeyedHasher,
     ) -> Replaced<B> {
         let mut retired = Retired::new();
-        let networks = Networks::new(
+        let mut networks = Networks::new(
             limits
                 .networks
                 .into_iter()
@@ -213,28 +234,49 @@ impl<B: Bits> Family<B> {
                 })
                 .collect(),
         );
+        // Other networks take other addresses from the rules.
+        let are_same = networks.try_count_as(&self.networks);
         let networks = std::mem::replace(&mut self.networks, networks);
         let mut old = std::mem::take(&mut self.rules);
         for (length, limits) in limits.lengths {
-            let known = old.iter_mut().find(|old| old.length == length);
-            self.rules.extend(Rule::new(length, &limits, known, room, now, &mut retired));
+            let mut known = old.iter_mut().find(|old| old.length == length);
+            let rule = Rule::new(length, &limits, known.as_deref_mut(), room, now, &mut retired);
+            self.rules.extend(rule.map(|rule| match known {
+                Some(known) if are_same && rule.counts_prefixes() => {
+                    Rule { counts: known.counts.take(), ..rule }
+                }
+                _ => rule,
+            }));
         }
         self.rules.sort_by_key(|rule| B::LENGTH - rule.length);
-        self.count_anew(key);
+        self.count_anew(!are_same);
         Replaced { _rules: old, _networks: networks, _sketches: retired }
     }
 
-    /// Derives the counts of networks and prefixes, which are all zero, from those of addresses.
-    fn count_anew(&mut self, key: &KeyedHasher) {
+    /// Derives the counts that are not there from those of addresses.
+    fn count_anew(&mut self, of_networks: bool) {
+        let mut uncounted: Vec<_> = self
+            .rules
+            .iter_mut()
+            .filter(|rule| rule.counts.is_none() && rule.counts_prefixes())
+            .collect();
+        for rule in &mut uncounted {
+            rule.counts = Some(Counts::new(rule.length, self.key));
+        }
+        if uncounted.is_empty() && !of_networks {
+            return;
+        }
         for (address, count) in self.live.iter() {
             if let Some(network) = self.networks.find(address) {
-                self.networks.at_mut(network).count += count;
+                if of_networks {
+                    self.networks.at_mut(network).count += count;
+                }
                 continue;
             }
-            for rule in &mut self.rules {
-                let prefix = address.prefix(rule.length);
-                if let Some(counts) = &mut rule.counts {
-                    counts.add(prefix, prefix.hash(rule.length, key), count, key);
+            for Rule { length, counts, .. } in uncounted.iter_mut().map(|rule| &mut **rule) {
+                let prefix = address.prefix(*length);
+                if let Some(counts) = counts {
+                    counts.add(prefix, prefix.hash(*length, &self.key), count);
                 }
             }
         }
@@ -267,29 +309,13 @@ impl<B: Bits> Family<B> {
             None => (rule.length == B::LENGTH).then_some(&self.live),
         }
     }
-}
 
-impl<B: Bits> Visit<B> {
+    /// The hash of an address's prefix, given the hash of the address.
     #[inline]
-    fn rule_hash(
-        &self,
-        kept: &[u64; HASHES_KEPT],
-        index: usize,
-        length: u8,
-        key: &KeyedHasher,
-    ) -> u64 {
-        match kept.get(index) {
-            Some(hash) => *hash,
-            None => hash_of(self.address, self.hash, length, key),
+    fn hash_of(&self, address: B, hash: u64, length: u8) -> u64 {
+        match length == B::LENGTH {
+            true => hash,
+            false => address.prefix(length).hash(length, &self.key),
         }
-    }
-}
-
-/// The hash of an address's prefix, given the hash of the address.
-#[inline]
-fn hash_of<B: Bits>(address: B, hash: u64, length: u8, key: &KeyedHasher) -> u64 {
-    match length == B::LENGTH {
-        true => hash,
-        false => address.prefix(length).hash(length, key),
     }
 }

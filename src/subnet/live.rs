@@ -14,6 +14,7 @@ const SEGMENTS: usize = 32;
 
 pub(super) struct Counts<B: Bits> {
     length: u8,
+    key: KeyedHasher,
     segments: Box<[HashTable<Entry<B>>]>,
 }
 
@@ -23,8 +24,8 @@ struct Entry<B: Bits> {
 }
 
 impl<B: Bits> Counts<B> {
-    pub(super) fn new(length: u8) -> Self {
-        Self { length, segments: (0..SEGMENTS).map(|_| HashTable::new()).collect() }
+    pub(super) fn new(length: u8, key: KeyedHasher) -> Self {
+        Self { length, key, segments: (0..SEGMENTS).map(|_| HashTable::new()).collect() }
     }
 
     /// How many there are, of a prefix of this table's length.
@@ -37,13 +38,14 @@ impl<B: Bits> Counts<B> {
 
     /// `more` connections.
     #[inline]
-    pub(super) fn add(&mut self, prefix: B, hash: u64, more: u32, key: &KeyedHasher) {
-        let (packed, length) = (prefix.pack(), self.length);
-        self.segments[segment(hash)]
+    pub(super) fn add(&mut self, prefix: B, hash: u64, more: u32) {
+        let Self { length, key, segments } = self;
+        let packed = prefix.pack();
+        segments[segment(hash)]
             .entry(
                 hash,
                 |entry| entry.prefix == packed,
-                |entry| B::unpack(entry.prefix).hash(length, key),
+                |entry| B::unpack(entry.prefix).hash(*length, key),
             )
             .and_modify(|entry| entry.count += more)
             .or_insert(Entry { prefix: packed, count: more });
@@ -51,9 +53,10 @@ impl<B: Bits> Counts<B> {
 
     /// One connection less.
     #[inline]
-    pub(super) fn remove(&mut self, prefix: B, hash: u64, key: &KeyedHasher) {
-        let (packed, length) = (prefix.pack(), self.length);
-        let segment = &mut self.segments[segment(hash)];
+    pub(super) fn remove(&mut self, prefix: B, hash: u64) {
+        let Self { length, key, segments } = self;
+        let packed = prefix.pack();
+        let segment = &mut segments[segment(hash)];
         let Ok(mut entry) = segment.find_entry(hash, |entry| entry.prefix == packed) else {
             debug_assert!(false, "a connection left that never entered");
             return;
@@ -61,7 +64,7 @@ impl<B: Bits> Counts<B> {
         entry.get_mut().count -= 1;
         if entry.get().count == 0 {
             entry.remove();
-            shrink(segment, |entry| B::unpack(entry.prefix).hash(length, key));
+            shrink(segment, |entry| B::unpack(entry.prefix).hash(*length, key));
         }
     }
 

@@ -4,6 +4,8 @@
 //! rule for a length of prefix. What has neither a limit nor a rate is no rule at all, and costs
 //! nothing; but a network without limits still keeps the rules off its addresses.
 
+use std::num::NonZeroU64;
+
 use super::bits::Bits;
 use super::gcra::Pace;
 use super::live::Counts;
@@ -11,6 +13,9 @@ use super::sketch::{Retired, Sketch};
 use crate::error::Refused;
 use crate::limit::Limit;
 use crate::limits::{PrefixLimits, Rate};
+
+/// The arrival time after one more; `None` where there is no rate, or it is in excess.
+pub(super) type Spent = Option<NonZeroU64>;
 
 /// A rate and what was spent of it: by one network, or by every prefix of a length.
 pub(super) struct Meter<S> {
@@ -61,12 +66,24 @@ impl<S> Meters<S> {
 }
 
 impl<S> Meter<S> {
-    /// The arrival time after one more.
+    /// What the arrival time becomes with one more. If that is too soon, `refused` says so, unless
+    /// it has something to say already.
     #[inline]
-    pub(super) fn spend(&self, length: u8, arrival: u64, now: u64) -> Result<u64, Refused> {
-        self.pace
-            .spend(arrival, now)
-            .map_err(|wait| Refused::by_rate(length, self.pace.rate().burst().get(), wait))
+    pub(super) fn spend(
+        &self,
+        length: u8,
+        arrival: u64,
+        now: u64,
+        refused: &mut Result<(), Refused>,
+    ) -> Spent {
+        match self.pace.spend(arrival, now) {
+            Ok(arrival) => NonZeroU64::new(arrival),
+            Err(wait) => {
+                let burst = self.pace.rate().burst().get();
+                *refused = refused.and_then(|()| Err(Refused::by_rate(length, burst, wait)));
+                None
+            }
+        }
     }
 }
 
@@ -108,17 +125,34 @@ impl<B: Bits> Rule<B> {
         retired: &mut Retired,
     ) -> Option<Self> {
         let PrefixLimits { connections: limit, rate } = *limits;
-        let counted = limit != Limit::Unlimited && length < B::LENGTH;
         let rates = rate.map(|rate| match old.and_then(|old| old.rates.take()) {
             Some(old) => carry_over(old, rate, room, now, retired),
             None => Meters::new(rate, [Sketch::new(room.admission), Sketch::new(room.validation)]),
         });
-        (limit != Limit::Unlimited || rates.is_some()).then(|| Self {
+        (limit != Limit::Unlimited || rates.is_some()).then_some(Self {
             length,
             limit,
             rates,
-            counts: counted.then(|| Counts::new(length)),
+            counts: None,
         })
+    }
+
+    /// Whether connections are counted by prefix for it.
+    pub(super) fn counts_prefixes(&self) -> bool {
+        self.limit != Limit::Unlimited && self.length < B::LENGTH
+    }
+
+    /// What the arrival time of a prefix becomes with one more.
+    #[inline]
+    pub(super) fn spend(
+        &self,
+        hash: u64,
+        purpose: Purpose,
+        now: u64,
+        refused: &mut Result<(), Refused>,
+    ) -> Spent {
+        let meter = self.rates.as_ref()?.of(purpose);
+        meter.spend(self.length, meter.spent.arrival(hash), now, refused)
     }
 }
 
@@ -219,6 +253,18 @@ impl<B: Bits> Networks<B> {
     #[inline]
     pub(super) fn at_mut(&mut self, index: usize) -> &mut Network<B> {
         &mut self.sorted[index]
+    }
+
+    /// Takes the counts of these networks over, if they are the same ones.
+    pub(super) fn try_count_as(&mut self, others: &Self) -> bool {
+        let key = |network: &Network<B>| (network.length, network.prefix);
+        let are_same = self.sorted.iter().map(key).eq(others.sorted.iter().map(key));
+        if are_same {
+            for (network, other) in self.sorted.iter_mut().zip(&others.sorted) {
+                network.count = other.count;
+            }
+        }
+        are_same
     }
 
     pub(super) fn memory_bytes(&self) -> usize {

@@ -71,7 +71,7 @@ pub(super) struct Sketch {
 }
 
 /// What is to be dropped once no lock is held.
-pub(super) type Retired = Vec<Generation>;
+pub(crate) type Retired = Vec<Generation>;
 
 /// How far a sweep got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,7 +232,7 @@ fn lines_within(bytes: usize) -> usize {
 }
 
 /// A sketch of one size.
-pub(super) struct Generation {
+pub(crate) struct Generation {
     lines: usize,
     /// Empty where nothing was written yet.
     chunks: Box<[Box<[Line]>]>,

@@ -8,9 +8,10 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::Subnets;
+use super::{Address, Subnets, Visit};
 use crate::error::Refused;
-use crate::limits::{PrefixLimits, Rate};
+use crate::keyed::KeyedHasher;
+use crate::limits::{PrefixLimits, Rate, SubnetLimits};
 
 /// What tables take that have been used and are empty: the smallest there are.
 const IDLE_BYTES: usize = 20 << 10;
@@ -34,10 +35,86 @@ fn every(interval: Duration, burst: u32) -> PrefixLimits {
     PrefixLimits::unlimited().rate(Rate::new(interval, burst))
 }
 
-/// Asks for one connection as an admission does.
-fn knock(subnets: &Subnets, address: IpAddr, now: Duration) -> Result<(), Refused> {
-    let entrance = subnets.enter(address, now);
-    entrance.check()?;
-    entrance.commit();
-    Ok(())
+/// Subnets with what a scope tree has beside them: the key of their hashes.
+struct Door {
+    subnets: Subnets,
+    key: KeyedHasher,
+}
+
+impl Door {
+    fn new(limits: &SubnetLimits) -> Self {
+        let key = KeyedHasher::random();
+        Self { subnets: Subnets::new(limits, key), key }
+    }
+
+    fn address(&self, address: IpAddr) -> Address {
+        Address::new(address, &self.key)
+    }
+
+    fn visit(&mut self, address: IpAddr, now: Duration) -> Visit {
+        let address = self.address(address);
+        self.subnets.visit(address, now)
+    }
+
+    /// Asks for one connection as an admission does.
+    fn knock(&mut self, address: IpAddr, now: Duration) -> Result<(), Refused> {
+        let visit = self.visit(address, now);
+        if let Some(refused) = visit.refused() {
+            return Err(*refused);
+        }
+        drop(self.subnets.admit(&visit));
+        Ok(())
+    }
+
+    /// Moves a connection as a rebind does, whether the limits are enforced or only observed.
+    fn rebind(
+        &mut self,
+        from: Option<IpAddr>,
+        to: IpAddr,
+        now: Duration,
+        enforced: bool,
+    ) -> Result<Option<Refused>, Refused> {
+        let from = from.map(|from| self.address(from));
+        if let Some(from) = from {
+            self.subnets.leave(from);
+        }
+        let visit = self.visit(to, now);
+        match (visit.refused(), from) {
+            (Some(refused), from) if enforced => {
+                if let Some(from) = from {
+                    self.subnets.stay(from);
+                }
+                Err(*refused)
+            }
+            (refused, _) => {
+                drop(self.subnets.admit(&visit));
+                Ok(refused.copied())
+            }
+        }
+    }
+
+    fn leave(&mut self, address: IpAddr) {
+        let address = self.address(address);
+        self.subnets.leave(address);
+    }
+
+    fn should_validate(&mut self, address: IpAddr, now: Duration) -> bool {
+        let address = self.address(address);
+        self.subnets.should_validate(address, now).0
+    }
+
+    fn set_limits(&mut self, limits: &SubnetLimits) {
+        drop(self.subnets.set_limits(limits));
+    }
+
+    fn maintain(&mut self, now: Duration) {
+        let mut next = Some(0);
+        while let Some(sketch) = next {
+            next = self.subnets.maintain(sketch, now).0;
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.subnets.memory_bytes()
+    }
 }

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::*;
-use crate::limits::SubnetLimits;
 
 const HALF: u64 = 5_000_000;
 const CLIENTS: u64 = 2500;
@@ -31,10 +30,10 @@ fn client(visit: u64) -> IpAddr {
 }
 
 /// Comes and goes at once.
-fn visit(subnets: &Subnets, address: IpAddr, now: Duration) -> bool {
-    let passed = knock(subnets, address, now).is_ok();
+fn visit(door: &mut Door, address: IpAddr, now: Duration) -> bool {
+    let passed = door.knock(address, now).is_ok();
     if passed {
-        subnets.leave(address);
+        door.leave(address);
     }
     passed
 }
@@ -50,16 +49,16 @@ struct Figures {
 
 impl Figures {
     /// The next stranger comes, and every so often a client.
-    fn step(&mut self, subnets: &Subnets, now: Duration, strangers_for_a_client: u64) {
+    fn step(&mut self, door: &mut Door, now: Duration, strangers_for_a_client: u64) {
         let n = self.strangers_came;
         self.strangers_came += 1;
-        self.strangers_passed += u64::from(visit(subnets, stranger(n), now));
+        self.strangers_passed += u64::from(visit(door, stranger(n), now));
         if n.is_multiple_of(strangers_for_a_client) {
-            self.clients_passed += u64::from(visit(subnets, client(self.clients_came), now));
+            self.clients_passed += u64::from(visit(door, client(self.clients_came), now));
             self.clients_came += 1;
         }
         if n.is_multiple_of(1000) {
-            self.most_bytes = self.most_bytes.max(subnets.memory_bytes());
+            self.most_bytes = self.most_bytes.max(door.memory_bytes());
         }
     }
 }
@@ -68,18 +67,18 @@ impl Figures {
 /// the minute after.
 #[test]
 fn ten_million_addresses_keep_no_client_out() {
-    let subnets = Subnets::new(&SubnetLimits::standard());
+    let mut door = Door::new(&SubnetLimits::standard());
     let mut figures = Figures::default();
     let mut abuser_passed = 0;
     for n in 0..HALF {
-        figures.step(&subnets, seconds(1), HALF / CLIENTS);
-        abuser_passed += u64::from(n.is_multiple_of(1000) && visit(&subnets, ABUSER, seconds(1)));
+        figures.step(&mut door, seconds(1), HALF / CLIENTS);
+        abuser_passed += u64::from(n.is_multiple_of(1000) && visit(&mut door, ABUSER, seconds(1)));
     }
     println!("at one instant: {figures:?}");
     for n in 0..HALF {
         let now = seconds(1) + Duration::from_micros(n * 12);
-        figures.step(&subnets, now, HALF / CLIENTS / RETURNS);
-        abuser_passed += u64::from(n.is_multiple_of(1000) && visit(&subnets, ABUSER, now));
+        figures.step(&mut door, now, HALF / CLIENTS / RETURNS);
+        abuser_passed += u64::from(n.is_multiple_of(1000) && visit(&mut door, ABUSER, now));
     }
     println!("and in a minute: {figures:?}, the abuser passed {abuser_passed} times");
     assert_eq!(figures.strangers_came, 10_000_000);
@@ -89,7 +88,7 @@ fn ten_million_addresses_keep_no_client_out() {
     assert!(figures.most_bytes <= 64 << 20);
 
     // Once all is paid off everything is given back, but for the smallest tables.
-    subnets.maintain(seconds(61 + 16 * 5));
-    let left = subnets.memory_bytes();
+    door.maintain(seconds(61 + 16 * 5));
+    let left = door.memory_bytes();
     assert!(left < IDLE_BYTES, "{left} bytes left");
 }
