@@ -149,7 +149,7 @@
 //! # Addresses
 //!
 //! An address lies in one prefix of each length, or in one network that has limits of its own. For
-//! these there are two kinds of state, behind a lock of their own:
+//! these there are two kinds of state, beside the scopes and under the same lock:
 //!
 //! **Counts are exact.** The connections of every single address are counted, whatever the limits
 //! are, and the counts of all other prefixes follow from these. So limits can change at any time,
@@ -165,12 +165,13 @@
 //! many are not, in generations of eight times the size: nothing is copied, and the older generation
 //! is read until its last debt is paid. The hash is keyed, so nobody can choose whose cells to share.
 //!
-//! An admission holds the lock of the addresses from the check to the commit, and the tree's inside
-//! it. What is refused by the one has not spent of the other. `should_validate` spends from sketches
-//! of its own, with half the burst, so that a flood from forged addresses takes nothing from what
-//! real ones may do.
+//! An admission asks the limits by address, then the scopes, and only then counts for both: what is
+//! refused by the one has not spent of the other. A rebind, and a move to or from the allow-listed
+//! scopes, is one step with the address as well. `should_validate` spends from sketches of its own,
+//! with half the burst, so that a flood from forged addresses takes nothing from what real ones may
+//! do.
 //!
-//! Files: `subnet.rs` and `subnet/`, `connection/admit.rs`.
+//! Files: `subnet.rs` and `subnet/`, `connection/admit.rs`, `connection/source.rs`.
 //!
 //! # Two speeds
 //!
@@ -190,19 +191,19 @@
 //!
 //! **Slow.** An empty or tight magazine, the ninth block of a size, a large lease, a reservation, a
 //! stream, a bind, a close, a priority below the highest, a stream with a class of its own: the
-//! connection's mutex, then the tree's, then the arena's. What must not
-//! be done under a lock (mapping memory, pressing on a scope, sweeping a sibling) is an errand: the
-//! attempt stops and says what it lacks, the errand is run with no lock held, and the attempt
-//! starts again. A few blocks that no magazine had a slot for rest beside them, under the same rules.
+//! connection's mutex, then the tree's, then the arena's. What must not be done under a lock (mapping
+//! memory, pressing on a scope, sweeping a sibling) is an errand: the attempt stops and says what it
+//! lacks, the errand is run with no lock held, and the attempt starts again. A few blocks that no magazine had a slot for rest beside them, under the same rules.
 //! The attempts end, because a mapping hands its first block to the one who asked for it, and
 //! under pressure the list of those to sweep only shrinks.
 //!
-//! **Locks** are taken in one order: stream account, connection, addresses, scope tree, arena. At
-//! most one connection's mutex is held at a time. Nothing is mapped, unmapped or woken, and no waker
+//! **Locks** are taken in one order: stream account, connection, scope tree, arena. At most one
+//! connection's mutex is held at a time. Nothing is mapped, unmapped or woken, and no waker
 //! or record dropped, under any of them: a dropped waker can drop a task that owns a guard. Scopes
 //! that nobody holds any more are moved out from under the lock, and dropped after it.
 //!
-//! Files: `magazine.rs`, `connection.rs`, `connection/attempt.rs`.
+//! Files: `magazine.rs`, `connection.rs`, `connection/weigh.rs`, `connection/lend.rs`,
+//! `connection/errand.rs`.
 //!
 //! # The states of a block
 //!
@@ -280,7 +281,7 @@
 //! Memory that a stream's class lacks is not swept for: idle blocks belong to no stream, and are not
 //! charged to its class.
 //!
-//! Files: `scope.rs` and `scope/level.rs`, `connection/attempt.rs`.
+//! Files: `scope/level.rs`, `scope/line.rs`, `connection/errand.rs`.
 //!
 //! # The arena
 //!
@@ -365,6 +366,8 @@
 //! - **A lock for each scope**, in a fixed order: transient, peer, class, system. To admit, bind and
 //!   close a connection took 22 locks instead of eight, and no two charges ran at once even so, for
 //!   each ended under the system's lock.
+//! - **A lock of their own for the addresses**, around the tree's. Two more locks for a connection, and
+//!   between the two a moment in which one of them does not know yet what the other does.
 //! - **The state of each block in a word of its own**, beside a magazine's word with only *free* and
 //!   *occupied*: a lease of 24 to 29 ns, which is good. But a close then has to visit every leased
 //!   block with a *revoked* flag, and the drop of an owned lease, of a `Bytes` and the last sweep

@@ -19,11 +19,12 @@
 //! a move between ordinary and allow-listed scopes are one step each.
 //!
 //! **Why one lock.** Every charge ends in a system scope, so locks for the scopes below it let no
-//! two charges run at once; they only cost. (Tried: a lock a scope, in a fixed order, and one for the
-//! addresses. Admitting, binding and closing a connection then took 22 locks instead of six. Compare-exchange with
-//! roll-back was tried too: another request that runs in between is refused although there is
-//! room.) What is done under the lock is short: no memory is mapped, no waker woken, nothing
-//! dropped that runs anyone's code, and tables are split so that none takes long to grow.
+//! two charges run at once; they only cost. (Tried: a lock a scope, in a fixed order. Admitting,
+//! binding and closing a connection then took 22 locks instead of eight. A lock of their own for the
+//! addresses: two more. Compare-exchange with roll-back: another request that runs in between is
+//! refused although there is room.) What is done under the lock is short: no memory is mapped, no
+//! waker woken, nothing dropped that runs anyone's code, and tables are split so that none takes long
+//! to grow.
 //!
 //! **Pressure.** A scope lists the members (connections) that may hold idle cached memory. Before
 //! a refusal the one who asks *presses* on the scope: from then on the scope is *tight*, nobody

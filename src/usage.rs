@@ -69,15 +69,23 @@ impl Tally {
 
     /// What a connection counts for by merely existing.
     #[inline]
-    pub(crate) fn of_connection(direction: Direction, fd: bool) -> Self {
-        let mut tally = Self::default();
-        tally.counts[Lane::Connections as usize] = 1;
-        tally.counts[match direction {
-            Direction::Inbound => Lane::ConnectionsInbound,
-            Direction::Outbound => Lane::ConnectionsOutbound,
-        } as usize] = 1;
-        tally.counts[Lane::Fds as usize] = i32::from(fd);
-        tally
+    pub(crate) fn of_connection(direction: Direction, fd: bool) -> &'static Self {
+        // From a table, so that it is handled as a vector and not lane by lane.
+        const fn of(direction: Lane, fd: bool) -> Tally {
+            let mut tally = Tally::of_memory(0);
+            tally.counts[Lane::Connections as usize] = 1;
+            tally.counts[direction as usize] = 1;
+            tally.counts[Lane::Fds as usize] = fd as i32;
+            tally
+        }
+        static INBOUND: [Tally; 2] =
+            [of(Lane::ConnectionsInbound, false), of(Lane::ConnectionsInbound, true)];
+        static OUTBOUND: [Tally; 2] =
+            [of(Lane::ConnectionsOutbound, false), of(Lane::ConnectionsOutbound, true)];
+        match direction {
+            Direction::Inbound => &INBOUND[usize::from(fd)],
+            Direction::Outbound => &OUTBOUND[usize::from(fd)],
+        }
     }
 
     /// What so many streams count for.

@@ -116,7 +116,7 @@ impl Ledger {
     pub(super) fn usage(&self) -> Tally {
         match self.phase {
             Phase::Open | Phase::Closed => {
-                let mut tally = Tally::of_connection(self.direction, self.fd);
+                let mut tally = *Tally::of_connection(self.direction, self.fd);
                 tally.add(&Tally::of_streams(self.streams_inbound, self.streams_outbound));
                 tally.with_memory(self.memory)
             }

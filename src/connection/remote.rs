@@ -1,6 +1,6 @@
 //! Where a connection comes from, in the few bytes that its record has for it.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::name::Source;
 use crate::sync::unmodelled::{AtomicU32, Relaxed};
@@ -16,7 +16,7 @@ pub(super) struct Remote {
 const NONE: u32 = 0;
 const IP: u32 = 1;
 const IP_AND_PORT: u32 = 2;
-/// IPv4, which is kept in its IPv6 form.
+/// IPv4, in the first word.
 const V4: u32 = 4;
 
 impl Remote {
@@ -37,7 +37,7 @@ impl Remote {
             (None, None) => return false,
         };
         let (family, bits) = match ip {
-            IpAddr::V4(ip) => (V4, ip.to_ipv6_mapped().to_bits()),
+            IpAddr::V4(ip) => (V4, ip.to_bits().into()),
             IpAddr::V6(ip) => (0, ip.to_bits()),
         };
         for (nth, word) in self.address.iter().enumerate() {
@@ -52,12 +52,11 @@ impl Remote {
         if kind == NONE {
             return None;
         }
-        let words = self.address.iter().rev().map(|word| u128::from(word.load(Relaxed)));
-        let address = Ipv6Addr::from_bits(words.fold(0, |bits, word| bits << 32 | word));
-        match kind & V4 {
-            0 => Some(IpAddr::V6(address)),
-            _ => address.to_ipv4_mapped().map(IpAddr::V4),
+        if kind & V4 != 0 {
+            return Some(Ipv4Addr::from_bits(self.address[0].load(Relaxed)).into());
         }
+        let words = self.address.iter().rev().map(|word| u128::from(word.load(Relaxed)));
+        Some(Ipv6Addr::from_bits(words.fold(0, |bits, word| bits << 32 | word)).into())
     }
 
     pub(super) fn source(&self) -> Option<Source> {

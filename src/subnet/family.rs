@@ -6,7 +6,7 @@
 
 use super::bits::Bits;
 use super::live::Counts;
-use super::rules::{Network, Networks, Purpose, Room, Rule, Spent, room};
+use super::rules::{Network, Networks, Purpose, Room, Rule, Spent, check_room};
 use super::sketch::{Retired, Sketch};
 use crate::error::Refused;
 use crate::keyed::KeyedHasher;
@@ -83,42 +83,46 @@ impl<B: Bits> Family<B> {
     #[inline]
     pub(super) fn visit(&self, address: B, hash: u64, purpose: Purpose, now: u64) -> Visit<B> {
         let counts = purpose == Purpose::Admission;
-        let (mut by_count, mut by_rate) = (Ok(()), Ok(()));
+        let mut refused = None;
         let governed = match self.networks.find(address) {
             Some(index) => {
                 let network = self.networks.at(index);
                 if counts {
-                    by_count = room(network.length, network.limit, network.count);
+                    check_room(network.length, network.limit, network.count, &mut refused);
                 }
-                let spent = match &network.rates {
-                    Some(rates) => {
-                        let meter = rates.of(purpose);
-                        meter.spend(network.length, meter.spent, now, &mut by_rate)
-                    }
-                    None => None,
-                };
+                let spent = network.rates.as_ref().and_then(|rates| {
+                    let meter = rates.of(purpose);
+                    meter.spend(network.length, meter.spent, now, &mut refused)
+                });
                 Governed::Network(index, spent)
             }
             None => {
                 let mut prefixes = [Prefix::default(); PREFIXES_KEPT];
                 for (index, rule) in self.rules.iter().enumerate() {
                     let hash = self.hash_of(address, hash, rule.length);
-                    if counts
-                        && by_count.is_ok()
-                        && let Some(counts) = self.counts(rule)
-                    {
+                    if counts && let Some(counts) = self.counts(rule) {
                         let count = counts.get(address.prefix(rule.length), hash);
-                        by_count = room(rule.length, rule.limit, count);
+                        check_room(rule.length, rule.limit, count, &mut refused);
                     }
-                    let spent = rule.spend(hash, purpose, now, &mut by_rate);
                     if let Some(kept) = prefixes.get_mut(index) {
-                        *kept = Prefix { hash, spent };
+                        kept.hash = hash;
+                    }
+                }
+                for (index, rule) in self.rules.iter().enumerate() {
+                    match prefixes.get_mut(index) {
+                        Some(kept) => {
+                            kept.spent = rule.spend(kept.hash, purpose, now, &mut refused);
+                        }
+                        None => {
+                            let hash = self.hash_of(address, hash, rule.length);
+                            rule.spend(hash, purpose, now, &mut refused);
+                        }
                     }
                 }
                 Governed::Rules(prefixes)
             }
         };
-        Visit { address, hash, purpose, now, governed, refused: by_count.and(by_rate).err() }
+        Visit { address, hash, purpose, now, governed, refused }
     }
 
     /// Counts a connection, and spends one of each rate that is not in excess.
@@ -175,7 +179,7 @@ impl<B: Bits> Family<B> {
     fn prefix_again(&self, visit: &Visit<B>, index: usize) -> Prefix {
         let rule = &self.rules[index];
         let hash = self.hash_of(visit.address, visit.hash, rule.length);
-        Prefix { hash, spent: rule.spend(hash, visit.purpose, visit.now, &mut Ok(())) }
+        Prefix { hash, spent: rule.spend(hash, visit.purpose, visit.now, &mut None) }
     }
 
     /// One connection less.

@@ -67,32 +67,32 @@ impl<S> Meters<S> {
 
 impl<S> Meter<S> {
     /// What the arrival time becomes with one more. If that is too soon, `refused` says so, unless
-    /// it has something to say already.
+    /// it says something already.
     #[inline]
     pub(super) fn spend(
         &self,
         length: u8,
         arrival: u64,
         now: u64,
-        refused: &mut Result<(), Refused>,
+        refused: &mut Option<Refused>,
     ) -> Spent {
         match self.pace.spend(arrival, now) {
             Ok(arrival) => NonZeroU64::new(arrival),
             Err(wait) => {
                 let burst = self.pace.rate().burst().get();
-                *refused = refused.and_then(|()| Err(Refused::by_rate(length, burst, wait)));
+                refused.get_or_insert_with(|| Refused::by_rate(length, burst, wait));
                 None
             }
         }
     }
 }
 
-/// Whether a limit leaves room for one more.
+/// Whether a limit leaves room for one more. If not, `refused` says so, unless it says something
+/// already.
 #[inline]
-pub(super) fn room(length: u8, limit: Limit, count: u32) -> Result<(), Refused> {
-    match limit.admits(count.into(), 1) {
-        true => Ok(()),
-        false => Err(Refused::by_subnet(length, limit, count.into())),
+pub(super) fn check_room(length: u8, limit: Limit, count: u32, refused: &mut Option<Refused>) {
+    if !limit.admits(count.into(), 1) {
+        refused.get_or_insert_with(|| Refused::by_subnet(length, limit, count.into()));
     }
 }
 
@@ -149,7 +149,7 @@ impl<B: Bits> Rule<B> {
         hash: u64,
         purpose: Purpose,
         now: u64,
-        refused: &mut Result<(), Refused>,
+        refused: &mut Option<Refused>,
     ) -> Spent {
         let meter = self.rates.as_ref()?.of(purpose);
         meter.spend(self.length, meter.spent.arrival(hash), now, refused)

@@ -39,7 +39,7 @@ const CHUNK: usize = 512;
 const LEAST_LINES: usize = 32;
 /// How much larger the next generation is.
 const STEP: usize = 8;
-/// Lines that each commit looks through for cells whose time has passed.
+/// Lines that a commit which takes cells looks through for some whose time has passed.
 const SWEPT_BY_COMMIT: usize = 1;
 
 /// Every choice of three cells of a line.
@@ -101,9 +101,11 @@ impl Sketch {
             self.current = 0;
         }
         let current = &mut self.generations[self.current];
-        current.raise(hash, arrival);
-        let swept = current.sweep(now, SWEPT_BY_COMMIT);
-        self.resize(swept, now);
+        if current.raise(hash, arrival) > 0 {
+            // Whoever takes a cell looks for some that are free again.
+            let swept = current.sweep(now, SWEPT_BY_COMMIT);
+            self.resize(swept, now);
+        }
         if self.generations.len() > 1 {
             self.retire(now, Keep::Current, retired);
         }
@@ -261,8 +263,9 @@ impl Generation {
         line.0[first].min(line.0[second]).min(line.0[third])
     }
 
+    /// Raises the cells of a prefix to a time, and answers how many of them were not in use.
     #[inline]
-    fn raise(&mut self, hash: u64, arrival: u64) {
+    fn raise(&mut self, hash: u64, arrival: u64) -> usize {
         let line = self.line_mut(self.line_of(hash));
         let mut newly = 0;
         for cell in choice(hash) {
@@ -272,6 +275,7 @@ impl Generation {
         }
         self.in_use += newly;
         self.latest = self.latest.max(arrival);
+        newly
     }
 
     /// Clears the cells of the next lines whose time has passed. Done when it comes to the last.
