@@ -266,10 +266,9 @@ impl<M: Clone> Tree<M> {
         (*limits).clone()
     }
 
-    /// The limits of a stream in force, and whether they are only observed.
-    pub(crate) fn stream_limits(&self) -> (ScopeLimits, bool) {
-        let limits = &self.scopes.lock().levels.limits;
-        (limits.stream, limits.observe.contains(Scope::Stream))
+    /// The limits of a stream in force.
+    pub(crate) fn stream_limits(&self) -> ScopeLimits {
+        self.scopes.lock().levels.limits.stream
     }
 
     /// Whether an address has to be validated before a connection from there is admitted.
@@ -296,11 +295,6 @@ impl<M: Clone> Tree<M> {
 
     pub(crate) fn count_refusal(&self, refused: &Refused) {
         self.scopes.lock().refusals.count(refused);
-    }
-
-    /// Counts what was granted although a scope that only observes would have refused it.
-    pub(crate) fn count_observed(&self, refused: &Refused) {
-        self.scopes.lock().observed.count(refused);
     }
 
     /// Some member of a system that may hold idle memory, if there is any.

@@ -17,9 +17,6 @@
 //! itself is obtained. Looking after adding means that a limit which was lowered before the charge
 //! is never overlooked.
 
-use crate::error::{Refused, Resource, Scope};
-use crate::limits::ScopeLimits;
-use crate::priority::Priority;
 use crate::sync::unmodelled;
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
@@ -61,29 +58,22 @@ impl StreamAccount {
     /// stream has no class of its own.
     #[inline]
     pub(super) fn try_enter(&self, bytes: u64, limit: impl FnOnce() -> u64) -> Option<Entry<'_>> {
-        let (entry, before) = self.add(bytes)?;
-        let in_use = before & !CLOSED;
-        if in_use & CLASSED != 0 {
-            return None;
-        }
+        let entry = self.enter(bytes)?;
         // An entry that is dropped takes its bytes off again.
-        (in_use + bytes <= limit()).then_some(entry)
+        (!entry.is_classed() && entry.fits(limit())).then_some(entry)
     }
 
-    /// As [`try_enter`](Self::try_enter), whatever the class, with the numbers if not.
-    pub(super) fn enter(
-        &self,
-        bytes: u64,
-        priority: Priority,
-        limits: impl FnOnce() -> ScopeLimits,
-    ) -> Result<Entry<'_>, Refused> {
-        let Some((entry, _)) = self.add(bytes) else {
-            let (limit, in_use) = (limits().memory, self.in_use());
-            let refused = Refused::new(Scope::Stream, Resource::Memory, limit, in_use, bytes);
-            return Err(refused.at(priority));
-        };
-        limits().check_memory(Scope::Stream, entry.before, bytes, priority)?;
-        Ok(entry)
+    /// Takes `bytes` more, for one who holds them against the limit, if they can be counted.
+    #[inline]
+    pub(super) fn enter(&self, bytes: u64) -> Option<Entry<'_>> {
+        let entrance = self.entrance.lock();
+        // It can only fall meanwhile.
+        let in_use = self.in_use.load(Ordering::Relaxed) & !MARKS;
+        if in_use.checked_add(bytes)? >= CLASSED {
+            return None;
+        }
+        let before = self.in_use.fetch_add(bytes, Ordering::AcqRel);
+        Some(Entry { account: self, bytes, before, _entrance: entrance })
     }
 
     /// Marks the stream as one with a class of its own, and answers how much is in use. Called
@@ -120,28 +110,14 @@ impl StreamAccount {
     pub(super) fn holds_any(&self) -> bool {
         self.in_use.load(Ordering::Acquire) & !MARKS > 0
     }
-
-    /// Adds `bytes`, and answers what was in use before, with its marks.
-    #[inline]
-    fn add(&self, bytes: u64) -> Option<(Entry<'_>, u64)> {
-        let entrance = self.entrance.lock();
-        // It can only fall meanwhile.
-        let in_use = self.in_use.load(Ordering::Relaxed) & !MARKS;
-        if in_use.checked_add(bytes)? >= CLASSED {
-            return None;
-        }
-        let before = self.in_use.fetch_add(bytes, Ordering::AcqRel);
-        let entry = Entry { account: self, bytes, before: before & !MARKS, _entrance: entrance };
-        Some((entry, before))
-    }
 }
 
 /// Bytes that are taken from a stream's account while the request is decided.
 pub(super) struct Entry<'a> {
     account: &'a StreamAccount,
     bytes: u64,
-    /// What was in use before. It can only have fallen since.
-    pub(super) before: u64,
+    /// What was in use before, with its marks. It can only have fallen since.
+    before: u64,
     _entrance: MutexGuard<'a, ()>,
 }
 
@@ -152,6 +128,23 @@ impl<'a> Entry<'a> {
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What was in use before.
+    #[inline]
+    pub(super) fn before(&self) -> u64 {
+        self.before & !MARKS
+    }
+
+    /// Whether a limit has no objection, `u64::MAX` being unlimited.
+    #[inline]
+    pub(super) fn fits(&self, limit: u64) -> bool {
+        self.before() + self.bytes <= limit
+    }
+
+    #[inline]
+    fn is_classed(&self) -> bool {
+        self.before & CLASSED != 0
     }
 
     /// Leaves the bytes taken.

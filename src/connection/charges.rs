@@ -30,7 +30,9 @@ impl Connection {
             self.charge(&mut ledger, entry.as_ref(), &request)?;
             ledger.reserved += bytes;
             drop(ledger);
-            self.commit(entry);
+            if let Some(entered) = entry {
+                entered.commit();
+            }
             Ok(())
         });
         reserved.map_err(LeaseError::from)

@@ -86,7 +86,10 @@ impl Connection {
             Some(account) => stream_class(ledger, account)?,
             None => None,
         };
-        let is_plain = priority == Priority::Critical && class_of_stream.is_none();
+        let limit = self.shared.stream_memory();
+        let is_plain = priority == Priority::Critical
+            && class_of_stream.is_none()
+            && entry.as_ref().is_none_or(|entered| entered.fits(limit));
         let granted = loop {
             let mut idle_bytes = 0;
             if is_plain {
@@ -122,7 +125,9 @@ impl Connection {
             };
         };
         drop(guard);
-        self.commit(entry);
+        if let Some(entered) = entry {
+            entered.commit();
+        }
         Ok(granted)
     }
 
@@ -151,7 +156,9 @@ impl Connection {
         let large = LooseMemory::Large { mapping, note: Box::new(Note::default()) };
         let seat = insert_loose(ledger, LooseLease { memory: large, hold }, bytes as u64);
         drop(guard);
-        self.commit(entry);
+        if let Some(entered) = entry {
+            entered.commit();
+        }
         Ok(Granted { seat, memory })
     }
 

@@ -8,7 +8,7 @@ use super::ledger::{Ledger, StreamClass};
 use super::loose::Loose;
 use crate::arena::Block;
 use crate::error::{LeaseError, Refused, Resource, Scope};
-use crate::limits::{Observe, ScopeLimits};
+use crate::limits::Observe;
 use crate::magazine::{Tight, Word};
 use crate::priority::Priority;
 use crate::scope::{ClassRef, LevelRef, Line, Realm, Request, Shortfall, Unmet};
@@ -26,12 +26,10 @@ pub(super) enum Weigh<'e, 'a> {
     ChargeBlock(usize, &'e mut Errand<'a>),
 }
 
-/// A place on a stream's account, and the refusal that a stream scope that only observes did not
-/// make.
+/// A place on a stream's account, for a request at a priority.
 pub(super) struct Entered<'a> {
     entry: Entry<'a>,
     priority: Priority,
-    observed: Option<Refused>,
 }
 
 impl Entered<'_> {
@@ -39,16 +37,27 @@ impl Entered<'_> {
         self.entry.account()
     }
 
+    /// Whether the whole of a limit would do.
+    pub(super) fn fits(&self, limit: u64) -> bool {
+        self.entry.fits(limit)
+    }
+
+    /// Leaves what was entered taken.
+    pub(super) fn commit(self) {
+        self.entry.commit();
+    }
+
     /// Holds the place against the limits in force while the tree is locked.
     fn check(&self, line: &Line<'_, Arc<Connection>>, excused: Observe) -> Result<(), Shortfall> {
-        let (before, bytes) = (self.entry.before, self.entry.bytes());
+        let (before, bytes) = (self.entry.before(), self.entry.bytes());
         line.check_stream_memory(before, bytes, self.priority, excused)
     }
 }
 
 /// Charges.
 impl Connection {
-    /// Takes a place on a stream's account, if there is one.
+    /// Takes a place on a stream's account, if there is one. It is held against the limits when the
+    /// request is [weighed](Self::weigh).
     pub(super) fn enter<'a>(
         &self,
         account: Option<&'a StreamAccount>,
@@ -56,31 +65,23 @@ impl Connection {
         priority: Priority,
     ) -> Result<Option<Entered<'a>>, Halt> {
         let Some(account) = account else { return Ok(None) };
-        let (limits, observes) = self.shared.tree.stream_limits();
-        let refused = match account.enter(bytes, priority, || limits) {
-            Ok(entry) => return Ok(Some(Entered { entry, priority, observed: None })),
-            Err(refused) => refused,
-        };
+        match account.enter(bytes) {
+            Some(entry) => Ok(Some(Entered { entry, priority })),
+            None => Err(self.uncountable(account, bytes, priority)),
+        }
+    }
+
+    /// What an account says to more than it can count.
+    #[cold]
+    fn uncountable(&self, account: &StreamAccount, bytes: u64, priority: Priority) -> Halt {
         if self.is_closed() || self.ledger.lock().stream_mut(account.key()).is_none() {
             // Revoked leases that still exist fill the account of a stream that can lease no more,
             // and of a stream that is over there is nothing to be had either.
-            return Err(Halt::Closed);
+            return Halt::Closed;
         }
-        if !observes {
-            return Err(Halt::Refused(refused));
-        }
-        let entry = account.enter(bytes, priority, ScopeLimits::unlimited);
-        let entry = entry.map_err(Halt::Refused)?;
-        Ok(Some(Entered { entry, priority, observed: Some(refused) }))
-    }
-
-    /// Leaves what was entered on a stream's account taken.
-    pub(super) fn commit(&self, entered: Option<Entered<'_>>) {
-        let Some(Entered { entry, observed, .. }) = entered else { return };
-        entry.commit();
-        if let Some(refused) = observed {
-            self.shared.tree.count_observed(&refused);
-        }
+        let limit = self.shared.tree.stream_limits().memory;
+        let refused = Refused::new(Scope::Stream, Resource::Memory, limit, account.in_use(), bytes);
+        Halt::Refused(refused.at(priority))
     }
 
     /// Charges `request` to the connection and every scope above it, or to nothing.
@@ -111,11 +112,11 @@ impl Connection {
         let of_class = Request { idle_bytes: 0, ..*request };
         let mut line = self.line(ledger);
         while let Err(unmet) = line.insist(self.own_idle(ledger), |line, excused| {
-            line.check(&own, request, excused)?;
-            if let Some(class) = class {
-                line.check_stream(class, &of_class, excused)?;
+            if let Some(entered) = entered {
+                entered.check(line, excused)?;
             }
-            entered.map_or(Ok(()), |entered| entered.check(line, excused))
+            line.check(&own, request, excused)?;
+            class.map_or(Ok(()), |class| line.check_stream(class, &of_class, excused))
         }) {
             let Unmet::Refused(refused) = unmet else { return Err(unmet.into()) };
             let is_ordinary = matches!(refused.scope(), Scope::System | Scope::Transient);
@@ -142,6 +143,9 @@ impl Connection {
         }
         if !matches!(weigh, Weigh::Check) {
             line.charge(&own, request);
+            if let Some(Err(over)) = entered.map(|entered| entered.check(&line, Observe::none())) {
+                line.count_observed(&over.refused);
+            }
             ledger.memory += request.usage.memory - request.idle_bytes;
             if let (Some(class), Some(entered)) = (class, entered) {
                 line.charge_stream(class, &of_class);

@@ -230,7 +230,7 @@ impl<M: Clone> Line<'_, M> {
     #[must_use = "what the limits by address no longer need may not be dropped under the lock"]
     pub(crate) fn admit_visit(&mut self, visit: &Visit) -> Retired {
         if let Some(refused) = visit.refused() {
-            self.scopes.observed.count(refused);
+            self.count_observed(refused);
         }
         self.scopes.subnets.admit(visit)
     }
@@ -346,6 +346,11 @@ impl<M: Clone> Line<'_, M> {
         peer: Hashed<'_, [u8]>,
     ) -> bool {
         self.scopes.levels.limits.allow.covers(address, Some(peer.name))
+    }
+
+    /// Counts what was granted although a scope that only observes would have refused it.
+    pub(crate) fn count_observed(&mut self, refused: &Refused) {
+        self.scopes.observed.count(refused);
     }
 
     /// Whether the limit of a stream's memory has no objection to `requested` more.

@@ -126,9 +126,9 @@ mod tests {
                 _ => random.u32(..4),
             };
             let mut tally = || {
-                let mut tally = Tally::of_connection(Direction::Inbound, count() == 3);
+                let mut tally = *Tally::of_connection(Direction::Inbound, count() == 3);
                 for _ in 0..count() % 4 {
-                    tally.add(&Tally::of_connection(Direction::Outbound, true));
+                    tally.add(Tally::of_connection(Direction::Outbound, true));
                 }
                 tally.add(&Tally::of_streams(count(), count()));
                 tally.with_memory([count().into(), u64::MAX - 1][usize::from(count() == 3)])
@@ -137,7 +137,7 @@ mod tests {
             // Most requests are for one kind of thing.
             match random.u32(..4) {
                 0 => more = Tally::of_memory(more.memory),
-                1 => more = Tally::of_connection(Direction::Inbound, true),
+                1 => more = *Tally::of_connection(Direction::Inbound, true),
                 2 => more = Tally::of_stream(Direction::Outbound),
                 _ => {}
             }
