@@ -1,0 +1,373 @@
+//! A refusal: which scope, of what, why, and the numbers a person needs.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::limit::Limit;
+use crate::priority::Priority;
+
+/// A level of the scope tree that can refuse a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Scope {
+    /// Everything the governor governs.
+    System,
+    /// All connections whose peer is not known yet.
+    Transient,
+    /// Everything that only the allow list admitted.
+    AllowlistedSystem,
+    /// Of that, all connections whose peer is not known yet.
+    AllowlistedTransient,
+    /// Inbound connections from one prefix of addresses.
+    Subnet,
+    /// All connections of one peer.
+    Peer,
+    /// All connections and streams of one class: a listener, a protocol, a service.
+    Class,
+    /// One peer's part of one class.
+    ClassPeer,
+    /// One connection.
+    Connection,
+    /// One stream.
+    Stream,
+    /// The arena, which bounds the memory it maps.
+    Arena,
+}
+
+impl Scope {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::System,
+        Self::Transient,
+        Self::AllowlistedSystem,
+        Self::AllowlistedTransient,
+        Self::Subnet,
+        Self::Peer,
+        Self::Class,
+        Self::ClassPeer,
+        Self::Connection,
+        Self::Stream,
+        Self::Arena,
+    ];
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scope::System => "system",
+            Scope::Transient => "transient",
+            Scope::AllowlistedSystem => "allow-listed system",
+            Scope::AllowlistedTransient => "allow-listed transient",
+            Scope::Subnet => "subnet",
+            Scope::Peer => "peer",
+            Scope::Class => "class",
+            Scope::ClassPeer => "class-per-peer",
+            Scope::Connection => "connection",
+            Scope::Stream => "stream",
+            Scope::Arena => "arena",
+        })
+    }
+}
+
+/// Something a scope has a limit for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Resource {
+    /// Bytes of leased, cached and reserved memory.
+    Memory,
+    /// Connections, whoever opened them.
+    Connections,
+    /// Connections that the remote side opened.
+    ConnectionsInbound,
+    /// Connections that this side opened.
+    ConnectionsOutbound,
+    /// Streams, whoever opened them.
+    Streams,
+    /// Streams that the remote side opened.
+    StreamsInbound,
+    /// Streams that this side opened.
+    StreamsOutbound,
+    /// File descriptors.
+    Fds,
+}
+
+impl Resource {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Memory,
+        Self::Connections,
+        Self::ConnectionsInbound,
+        Self::ConnectionsOutbound,
+        Self::Streams,
+        Self::StreamsInbound,
+        Self::StreamsOutbound,
+        Self::Fds,
+    ];
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Resource::Memory => "memory",
+            Resource::Connections => "connections",
+            Resource::ConnectionsInbound => "inbound connections",
+            Resource::ConnectionsOutbound => "outbound connections",
+            Resource::Streams => "streams",
+            Resource::StreamsInbound => "inbound streams",
+            Resource::StreamsOutbound => "outbound streams",
+            Resource::Fds => "file descriptors",
+        })
+    }
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Granting it would have exceeded the limit.
+    Limit,
+    /// The limit is [`Limit::Blocked`]: nothing of the kind is ever granted.
+    Blocked,
+    /// Too many came in too short a time.
+    Rate,
+    /// It would have fitted, but others were already waiting.
+    Queued,
+    /// The operating system had no memory to map.
+    OutOfMemory,
+}
+
+impl Reason {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Limit, Self::Blocked, Self::Rate, Self::Queued, Self::OutOfMemory];
+}
+
+/// A request that was refused, with the numbers at the instant of the refusal.
+///
+/// Nothing stays charged anywhere in the tree for a refused request.
+///
+/// ```
+/// use leasehold::{Governor, Limits, Resource, Scope, ScopeLimits};
+///
+/// let limits = Limits::unlimited().system(ScopeLimits::unlimited().connections(1));
+/// let governor = Governor::new(limits)?;
+/// let _only = governor.inbound().try_admit()?;
+/// let error = governor.inbound().try_admit().unwrap_err();
+/// let refused = error.refused().unwrap();
+/// assert_eq!((refused.scope(), refused.resource()), (Scope::System, Resource::Connections));
+/// assert_eq!(
+///     error.to_string(),
+///     "system limit of 1 connections reached: 1 in use, 1 requested",
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    limit: Limit,
+    in_use: u64,
+    requested: u64,
+    /// Zero if the time is not known.
+    retry_after_ns: u64,
+    scope: Scope,
+    resource: Resource,
+    reason: Reason,
+    priority: Priority,
+    /// What refused, where the scope is [`Scope::Subnet`].
+    prefix_len: Option<u8>,
+    /// Whether the allow list has other scopes for who was refused.
+    has_fallback: bool,
+}
+
+impl Refused {
+    pub(crate) fn new(
+        scope: Scope,
+        resource: Resource,
+        limit: Limit,
+        in_use: u64,
+        requested: u64,
+    ) -> Self {
+        let reason = match limit {
+            Limit::Blocked => Reason::Blocked,
+            _ => Reason::Limit,
+        };
+        Self {
+            limit,
+            in_use,
+            requested,
+            retry_after_ns: 0,
+            scope,
+            resource,
+            reason,
+            priority: Priority::Critical,
+            prefix_len: None,
+            has_fallback: false,
+        }
+    }
+
+    /// One connection too many from a prefix of this length.
+    pub(crate) fn by_subnet(prefix_len: u8, limit: Limit, in_use: u64) -> Self {
+        let refused = Self::new(Scope::Subnet, Resource::ConnectionsInbound, limit, in_use, 1);
+        Self { prefix_len: Some(prefix_len), ..refused }
+    }
+
+    /// One connection too soon from a prefix of this length, which may burst by so many.
+    pub(crate) fn by_rate(prefix_len: u8, burst: u32, retry_after: Duration) -> Self {
+        let burst = u64::from(burst);
+        Self {
+            reason: Reason::Rate,
+            retry_after_ns: u64::try_from(retry_after.as_nanos()).unwrap_or(u64::MAX).max(1),
+            ..Self::by_subnet(prefix_len, Limit::Max(burst), burst)
+        }
+    }
+
+    /// The operating system would not map `requested` more bytes.
+    pub(crate) fn out_of_memory(mapped: u64, requested: u64) -> Self {
+        let refused =
+            Self::new(Scope::Arena, Resource::Memory, Limit::Unlimited, mapped, requested);
+        Self { reason: Reason::OutOfMemory, ..refused }
+    }
+
+    /// The same, of a request that had this priority.
+    pub(crate) fn at(self, priority: Priority) -> Self {
+        Self { priority, ..self }
+    }
+
+    /// The same, of one whom the allow list covers: when its scopes have room, it fits after all.
+    pub(crate) fn with_fallback(self, has_fallback: bool) -> Self {
+        Self { has_fallback, ..self }
+    }
+
+    /// The level of the tree that refused.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// What there was not enough of.
+    pub fn resource(&self) -> Resource {
+        self.resource
+    }
+
+    /// The limit in force when the request was refused; the burst, where the reason is a rate.
+    pub fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    /// How much the scope was using, in bytes for memory, else a count.
+    pub fn in_use(&self) -> u64 {
+        self.in_use
+    }
+
+    /// How much more was asked for, in bytes for memory, else a count.
+    pub fn requested(&self) -> u64 {
+        self.requested
+    }
+
+    /// Why it was refused.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The priority of the request, which decides how much of the limit it may fill.
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Which prefix of the address refused, by its length in bits, where the scope is
+    /// [`Scope::Subnet`].
+    pub fn prefix_len(&self) -> Option<u8> {
+        self.prefix_len
+    }
+
+    /// When to come back, where the reason is [`Reason::Rate`].
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.retry_after_ns > 0).then(|| Duration::from_nanos(self.retry_after_ns))
+    }
+
+    /// Whether the request exceeds the limit even with nothing else in use.
+    pub(crate) fn never_fits(&self) -> bool {
+        match self.limit {
+            _ if self.has_fallback => false,
+            Limit::Unlimited => false,
+            Limit::Blocked => true,
+            Limit::Max(max) => self.requested > self.priority.share_of(max),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit, in_use, requested, scope, resource, reason, priority, .. } = *self;
+        let unit = Unit(resource);
+        let scope = Place { scope, prefix_len: self.prefix_len };
+        match reason {
+            Reason::Limit if priority == Priority::Critical => write!(
+                f,
+                "{scope} limit of {limit} {unit} reached: {in_use} in use, {requested} requested"
+            ),
+            Reason::Limit => write!(
+                f,
+                "{percent} % of the {scope} limit of {limit} {unit} reached, all that {priority} \
+                 priority may fill: {in_use} in use, {requested} requested",
+                percent = priority.percent()
+            ),
+            Reason::Blocked => {
+                write!(f, "{scope} limit blocks all {unit}: {requested} requested")
+            }
+            Reason::Rate => write!(
+                f,
+                "{scope} rate of new connections reached after a burst of {limit}: \
+                 come back in {wait:.1?}",
+                wait = Duration::from_nanos(self.retry_after_ns)
+            ),
+            Reason::Queued => write!(
+                f,
+                "others already wait for {unit} in the {scope} scope: \
+                 {in_use} of {limit} in use, {requested} requested"
+            ),
+            Reason::OutOfMemory => write!(
+                f,
+                "the operating system has no memory to map: \
+                 {in_use} bytes mapped, {requested} more requested"
+            ),
+        }
+    }
+}
+
+/// Where it was refused.
+struct Place {
+    scope: Scope,
+    prefix_len: Option<u8>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix_len {
+            Some(len) => write!(f, "/{len} {}", self.scope),
+            None => self.scope.fmt(f),
+        }
+    }
+}
+
+/// What a number of a resource counts.
+pub(crate) struct Unit(pub(crate) Resource);
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Resource::Memory => f.write_str("bytes of memory"),
+            counted => counted.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> Self {
+        let kind = match refused.reason {
+            Reason::OutOfMemory => io::ErrorKind::OutOfMemory,
+            _ => io::ErrorKind::QuotaExceeded,
+        };
+        io::Error::new(kind, refused)
+    }
+}
+
+const _: () = assert!(size_of::<Refused>() <= 64);
