@@ -1,10 +1,8 @@
 //! Where in a file a value stands, and text of a file made safe for a message.
 
-use std::borrow::Cow;
 use std::fmt;
 
-/// How many characters of what somebody wrote are repeated in a message. More than any valid name
-/// has, so that the paths of different valid keys differ.
+/// How many characters of what somebody wrote are repeated in a message.
 const SHOWN: usize = 80;
 
 /// The keys that lead to a value, with where each stands in the text.
@@ -19,7 +17,6 @@ struct Step {
     at: Option<usize>,
 }
 
-#[derive(Clone)]
 enum StepName {
     /// A key as the file spells it, and as this crate would if that differs.
     Key(String, Option<String>),
@@ -60,34 +57,42 @@ impl Path {
         self.steps.last().and_then(|step| step.at)
     }
 
-    /// The path in the spelling that is always the same.
+    /// The path in the spelling that is always the same. Whole, so that no two are alike.
     pub(super) fn canonical(&self) -> String {
-        let canonical = |step: &Step| match &step.name {
-            StepName::Key(_, Some(spelling)) => StepName::Key(spelling.clone(), None),
-            name => name.clone(),
-        };
-        let steps = self.steps.iter().map(|step| Step { name: canonical(step), at: None });
-        Self { steps: steps.collect() }.to_string()
+        self.written(usize::MAX, |key, canonical| canonical.unwrap_or(key))
     }
-}
 
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, step) in self.steps.iter().enumerate() {
+    /// The path with up to so many characters of each key, in one of its spellings.
+    fn written<'a>(
+        &'a self,
+        most: usize,
+        spelling: impl Fn(&'a str, Option<&'a str>) -> &'a str,
+    ) -> String {
+        let mut path = String::new();
+        for step in &self.steps {
             match &step.name {
-                StepName::Index(index) => write!(f, "[{index}]")?,
-                StepName::Key(key, _) => {
-                    f.write_str(if n > 0 { "." } else { "" })?;
+                StepName::Index(index) => path += &format!("[{index}]"),
+                StepName::Key(key, canonical) => {
+                    path += if path.is_empty() { "" } else { "." };
+                    let key = spelling(key, canonical.as_deref());
                     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-                    if !key.is_empty() && key.chars().all(bare) {
-                        f.write_str(&shorten(key))?;
+                    let (shown, end) = cut(key, most);
+                    path += &if !key.is_empty() && key.chars().all(bare) {
+                        format!("{shown}{end}")
                     } else {
-                        Quoted(key).fmt(f)?;
-                    }
+                        format!("{shown:?}{end}")
+                    };
                 }
             }
         }
-        Ok(())
+        path
+    }
+}
+
+/// As the file spells it, and shortened.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written(SHOWN, |key, _| key))
     }
 }
 
@@ -96,39 +101,46 @@ pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", Shortened::of(self.0))
+        let (shown, end) = cut(self.0, SHOWN);
+        write!(f, "{shown:?}{end}")
     }
 }
 
 /// The same without quotes.
-pub(super) fn shorten(text: &str) -> Cow<'_, str> {
-    let shortened = Shortened::of(text);
+pub(super) fn shorten(text: &str) -> String {
+    let (shown, end) = cut(text, SHOWN);
     let plain = |c: char| c.escape_debug().len() == 1 || matches!(c, '"' | '\'' | '\\');
-    if !shortened.cut && text.chars().all(plain) {
-        Cow::Borrowed(text)
+    if end.is_empty() && text.chars().all(plain) {
+        text.to_owned()
     } else {
-        let mut escaped: String = shortened.text.escape_debug().collect();
-        escaped.push_str(if shortened.cut { "…" } else { "" });
-        Cow::Owned(escaped)
+        format!("{}{end}", shown.escape_debug())
     }
 }
 
-struct Shortened<'a> {
-    text: &'a str,
-    cut: bool,
-}
-
-impl<'a> Shortened<'a> {
-    fn of(text: &'a str) -> Self {
-        match text.char_indices().nth(SHOWN) {
-            None => Self { text, cut: false },
-            Some((end, _)) => Self { text: &text[..end], cut: true },
-        }
+/// The beginning of a text, and what tells that there is more.
+fn cut(text: &str, most: usize) -> (&str, &'static str) {
+    match text.char_indices().nth(most) {
+        None => (text, ""),
+        Some((end, _)) => (&text[..end], "…"),
     }
 }
 
-impl fmt::Debug for Shortened<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}{}", self.text, if self.cut { "…" } else { "" })
+#[cfg(test)]
+mod tests {
+    use crate::{LimitsFile, MAX_NAME_BYTES};
+
+    /// The longest name there is: a key of a peer that is no text.
+    #[test]
+    fn the_path_of_every_valid_name_is_its_own() {
+        let [first, second] = [1, 2].map(|last| {
+            let mut key = [0xff; MAX_NAME_BYTES];
+            key[MAX_NAME_BYTES - 1] = last;
+            let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("peers.\"hex:{digits}\"")
+        });
+        let text = format!("[{first}]\nfds = 1\n[{second}]\nmemory = 1");
+        let file = LimitsFile::from_toml(&text).unwrap();
+        let (fds, memory) = (format!("{first}.fds"), format!("{second}.memory"));
+        assert_eq!(file.paths().collect::<Vec<_>>(), [first, fds, second, memory]);
     }
 }
