@@ -22,9 +22,9 @@ use crate::sync::Arc;
 ///
 /// There is one guard for a connection, and it cannot be cloned. Keep it in the task that serves
 /// the connection, next to the transport, and never in an `Arc` or a list "for later": whoever
-/// holds the guard holds the connection's memory, which is how [grpc-go's xDS server][leak] kept the
-/// buffers of every connection it ever accepted. For everyone else there is [`handle`](Self::handle),
-/// and to find or close connections there are
+/// holds the guard holds the connection's memory, which is how [grpc-go's xDS server][leak] kept
+/// the buffers of every connection it ever accepted. For everyone else there is
+/// [`handle`](Self::handle), and to find or close connections there are
 /// [`Governor::connections`](crate::Governor::connections) and
 /// [`Governor::drain`](crate::Governor::drain).
 ///
@@ -124,15 +124,6 @@ impl ConnectionGuard {
         OwnedLease::new(&self.connection, None, len, Location::caller())
     }
 
-    /// As [`ConnectionHandle::try_reserve`].
-    ///
-    /// # Errors
-    ///
-    /// If a limit is in the way, or the connection was closed from outside.
-    pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
-        self.try_reserve_at(bytes, Priority::Critical)
-    }
-
     /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
     /// takes the locks.
     ///
@@ -146,6 +137,15 @@ impl ConnectionGuard {
         priority: Priority,
     ) -> Result<OwnedLease, LeaseError> {
         OwnedLease::new_at(&self.connection, None, len, priority, Location::caller())
+    }
+
+    /// As [`ConnectionHandle::try_reserve`].
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection was closed from outside.
+    pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
+        self.try_reserve_at(bytes, Priority::Critical)
     }
 
     /// As [`try_reserve`](Self::try_reserve), at a priority.
@@ -255,15 +255,6 @@ impl ConnectionHandle {
         OwnedLease::new(&self.connection, None, len, Location::caller())
     }
 
-    /// Charges bytes that someone else allocates.
-    ///
-    /// # Errors
-    ///
-    /// If a limit is in the way, or the connection is closed.
-    pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
-        self.try_reserve_at(bytes, Priority::Critical)
-    }
-
     /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
     /// takes the locks.
     ///
@@ -277,6 +268,15 @@ impl ConnectionHandle {
         priority: Priority,
     ) -> Result<OwnedLease, LeaseError> {
         OwnedLease::new_at(&self.connection, None, len, priority, Location::caller())
+    }
+
+    /// Charges bytes that someone else allocates.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection is closed.
+    pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
+        self.try_reserve_at(bytes, Priority::Critical)
     }
 
     /// As [`try_reserve`](Self::try_reserve), at a priority.

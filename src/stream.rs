@@ -58,15 +58,6 @@ impl StreamGuard {
         OwnedLease::new(&self.connection, Some(&self.account), len, Location::caller())
     }
 
-    /// Reserves bytes that someone else allocates on the stream's budget.
-    ///
-    /// # Errors
-    ///
-    /// If a limit is in the way, or the connection is closed.
-    pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
-        self.try_reserve_at(bytes, Priority::Critical)
-    }
-
     /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
     /// takes the locks.
     ///
@@ -81,6 +72,15 @@ impl StreamGuard {
     ) -> Result<OwnedLease, LeaseError> {
         let site = Location::caller();
         OwnedLease::new_at(&self.connection, Some(&self.account), len, priority, site)
+    }
+
+    /// Reserves bytes that someone else allocates on the stream's budget.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection is closed.
+    pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
+        self.try_reserve_at(bytes, Priority::Critical)
     }
 
     /// As [`try_reserve`](Self::try_reserve), at a priority.
