@@ -1,5 +1,6 @@
 //! Limits that can never be reached, because a scope above has a lower one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::{Resource, Scope, Unit};
@@ -54,7 +55,7 @@ impl Limits {
         });
         let subnets = [("IPv4", &self.subnets.ipv4), ("IPv6", &self.subnets.ipv6)]
             .into_iter()
-            .flat_map(|(family, lengths)| longer_above_shorter(family, lengths.iter()));
+            .flat_map(|(family, lengths)| longer_above_shorter(family, lengths));
 
         let mut warnings: Vec<LimitWarning> = Vec::new();
         for warning in scopes.chain(subnets) {
@@ -149,10 +150,9 @@ impl<'a> Place<'a> {
     fn above(self, line: Vec<Place<'a>>) -> impl Iterator<Item = LimitWarning> + use<'a> {
         Resource::ALL.into_iter().filter_map(move |resource| {
             let limited = line.iter().find_map(|parent| {
-                let limiting = [Some(resource), total(resource)].into_iter().flatten();
-                let is_limit =
-                    |resource: &Resource| parent.limits.of(*resource) != Limit::Unlimited;
-                limiting.into_iter().find(is_limit).map(|resource| (*parent, resource))
+                let mut limiting = [Some(resource), total(resource)].into_iter().flatten();
+                let limiting = limiting.find(|it| parent.limits.of(*it) != Limit::Unlimited)?;
+                Some((*parent, limiting))
             });
             let (parent, parent_resource) = limited?;
             self.against(resource, parent, parent_resource)
@@ -195,10 +195,7 @@ fn total(resource: Resource) -> Option<Resource> {
 }
 
 /// Each prefix length against the next shorter one that limits connections.
-fn longer_above_shorter<'a>(
-    family: &'static str,
-    lengths: impl Iterator<Item = (&'a u8, &'a PrefixLimits)>,
-) -> Vec<LimitWarning> {
+fn longer_above_shorter(family: &str, lengths: &BTreeMap<u8, PrefixLimits>) -> Vec<LimitWarning> {
     let name = |length: u8| Some(format!("{family} /{length}").into_boxed_str());
     let mut warnings = Vec::new();
     let mut shorter: Option<(u8, Limit)> = None;

@@ -46,8 +46,8 @@ impl Host {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn memory() -> io::Result<u64> {
-    let cgroups = super::cgroup::Cgroups::under("/".as_ref());
-    Ok(cgroups.memory().map_or_else(physical_memory, |limit| limit.min(physical_memory())))
+    let of_cgroups = super::cgroup::Cgroups::under("/".as_ref()).memory();
+    Ok(physical_memory().min(of_cgroups.unwrap_or(u64::MAX)))
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
