@@ -41,7 +41,7 @@ pub struct AllowRule {
 }
 
 impl AllowRule {
-    fn new(network: Option<IpNet>, peer: Option<PeerKey>) -> Self {
+    pub(super) fn new(network: Option<IpNet>, peer: Option<PeerKey>) -> Self {
         Self { network: network.map(canonical), peer }
     }
 
@@ -93,11 +93,9 @@ impl AllowList {
         self
     }
 
-    /// All of the rules, none of which is empty, however many they are.
+    /// All of the rules, however many they are.
     #[cfg(feature = "serde")]
-    pub(super) fn of(rules: Vec<(Option<IpNet>, Option<PeerKey>)>) -> Self {
-        let rules = rules.into_iter().map(|(network, peer)| AllowRule::new(network, peer));
-        let mut rules: Vec<_> = rules.collect();
+    pub(super) fn of(mut rules: Vec<AllowRule>) -> Self {
         rules.sort_unstable();
         rules.dedup();
         let mut list = Self::default();

@@ -1,5 +1,6 @@
 //! Limits in files, in TOML and JSON.
 
+mod guess;
 mod json;
 mod names;
 mod patch;
@@ -139,12 +140,7 @@ impl LimitsFile {
     /// All that is wrong with it, with lines and columns.
     pub fn from_toml(text: &str) -> Result<Self, FileError> {
         bounded(text)?;
-        let mut problems = Problems::default();
-        let file = toml::read(text, &mut problems).map(|value| read::read(&value, &mut problems));
-        match file {
-            Some(file) if problems.is_empty() => Ok(file),
-            _ => Err(problems.into_error(text)),
-        }
+        Self::of(&toml::read(text)?, text)
     }
 
     /// Reads a file in JSON.
@@ -154,7 +150,7 @@ impl LimitsFile {
     /// All that is wrong with it, but only the first error of its syntax.
     pub fn from_json(text: &str) -> Result<Self, FileError> {
         bounded(text)?;
-        Self::from_value(&json::read(text)?)
+        Self::of(&json::read(text)?, text)
     }
 
     /// The limits of the node type on this host, changed as the file says.
@@ -193,32 +189,31 @@ impl LimitsFile {
         self.set.iter().map(String::as_str)
     }
 
-    fn from_value(value: &Value) -> Result<Self, FileError> {
+    /// What the values of a text say.
+    fn of(value: &Value, text: &str) -> Result<Self, FileError> {
         if value.is_too_deep() {
-            return Err(FileError::of(ProblemKind::TooDeep { most: MAX_DEPTH }, None));
+            return Err(FileError::of("", None, ProblemKind::TooDeep { most: MAX_DEPTH }));
         }
         let mut problems = Problems::default();
         let file = read::read(value, &mut problems);
-        if problems.is_empty() { Ok(file) } else { Err(problems.into_error("")) }
+        if problems.is_empty() { Ok(file) } else { Err(problems.into_error(text)) }
     }
 
     /// The limits of a file that needs no host for them.
     fn limits_without_host(&self) -> Result<Limits, FileError> {
+        if self.node_type.is_some() {
+            return Err(FileError::of("node_type", None, ProblemKind::NeedsHost));
+        }
         let mut limits = Limits::unlimited();
         self.patch.apply(&mut limits);
-        if self.node_type.is_none() {
-            return Ok(limits);
-        }
-        let mut problems = Problems::default();
-        problems.add("node_type", None, ProblemKind::NeedsHost);
-        Err(problems.into_error(""))
+        Ok(limits)
     }
 }
 
 fn bounded(text: &str) -> Result<(), FileError> {
     let (bytes, most) = (text.len(), LimitsFile::MAX_BYTES);
     if bytes > most {
-        return Err(FileError::of(ProblemKind::FileTooLarge { bytes, most }, None));
+        return Err(FileError::of("", None, ProblemKind::FileTooLarge { bytes, most }));
     }
     Ok(())
 }
@@ -226,7 +221,7 @@ fn bounded(text: &str) -> Result<(), FileError> {
 /// As a part of another file; see [`LimitsFile`].
 impl<'de> Deserialize<'de> for LimitsFile {
     fn deserialize<D: Deserializer<'de>>(format: D) -> Result<Self, D::Error> {
-        Self::from_value(&Value::deserialize(format)?).map_err(de::Error::custom)
+        Self::of(&Value::deserialize(format)?, "").map_err(de::Error::custom)
     }
 }
 
@@ -238,9 +233,9 @@ impl<'de> Deserialize<'de> for Limits {
 }
 
 impl Limits {
-    /// The complete limits as a file in TOML, without a node type: always the same text for the same
-    /// limits, and read back by [`LimitsFile::from_toml`] as exactly these, whatever the host, if
-    /// it has no more than [`LimitsFile::MAX_BYTES`].
+    /// The complete limits as a file in TOML, without a node type: always the same text for the
+    /// same limits, and read back by [`LimitsFile::from_toml`] as exactly these, whatever the host,
+    /// if it has no more than [`LimitsFile::MAX_BYTES`].
     pub fn to_toml(&self) -> String {
         ::toml::to_string(self).expect("every value of limits has a form in TOML")
     }

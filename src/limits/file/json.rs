@@ -12,6 +12,6 @@ pub(super) fn read(text: &str) -> Result<Value, FileError> {
         // The place is told apart from the message.
         let message = message.split(" at line ").next().unwrap_or_default().to_owned();
         let position = Position::new(error.line(), error.column());
-        FileError::of(ProblemKind::Syntax { message }, position)
+        FileError::of("", position, ProblemKind::Syntax { message })
     })
 }

@@ -1,10 +1,11 @@
-//! Names of peers and networks as text.
+//! What peers, classes, networks and prefixes are called in a file.
 
 use ipnet::IpNet;
 use std::net::IpAddr;
 
 use super::problem::ProblemKind;
-use crate::name::PeerKey;
+use crate::error::NameTooLong;
+use crate::name::{MAX_NAME_BYTES, PeerKey};
 
 /// What begins a key in hexadecimal digits.
 const HEX: &str = "hex:";
@@ -35,6 +36,28 @@ pub(super) fn format_peer(peer: &PeerKey) -> String {
             let digits = peer.as_bytes().iter().map(|byte| format!("{byte:02x}"));
             HEX.chars().chain(digits.collect::<String>().chars()).collect()
         }
+    }
+}
+
+/// The class whose name a text is.
+pub(super) fn parse_class(text: &str) -> Result<Box<str>, ProblemKind> {
+    match text.len() {
+        0..=MAX_NAME_BYTES => Ok(text.into()),
+        len => Err(ProblemKind::NameTooLong(NameTooLong { len })),
+    }
+}
+
+/// The length of a prefix that a text is, with a slash before it or without, of an address of
+/// `most` bits.
+pub(super) fn parse_length(text: &str, most: u8) -> Result<u8, ProblemKind> {
+    let digits = text.strip_prefix('/').unwrap_or(text);
+    match digits.parse::<u64>() {
+        // Neither a sign nor a zero before it.
+        Ok(length) if length.to_string() == digits => match u8::try_from(length) {
+            Ok(length) if length <= most => Ok(length),
+            _ => Err(ProblemKind::PrefixLength { length, most }),
+        },
+        _ => Err(ProblemKind::NotAPrefixLength { key: text.to_owned(), most }),
     }
 }
 

@@ -1,30 +1,26 @@
 //! From values to what they change, collecting all that is wrong on the way.
 
+use std::collections::btree_map::Entry as Place;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
-use super::super::{AllowList, NodeType, Observe, Rate};
-use super::names::{format_peer, parse_network, parse_peer};
-use super::patch::{PrefixPatch, ScopePatch};
+use super::super::{AllowList, AllowRule, NodeType, Observe, Rate};
+use super::guess::{meant_limit, nearest};
+use super::names::{format_peer, parse_class, parse_length, parse_network, parse_peer};
+use super::patch::{Patch, PrefixPatch, ScopePatch};
 use super::path::Path;
 use super::problem::{ProblemKind, Problems};
-use super::shape::{
-    self, NODE_TYPES, OBSERVED, PREFIX, RESOURCES, RULE, SCOPE_SECTIONS, SCOPES, SUBNETS, TOP,
-    nearest,
-};
+use super::shape::{NODE_TYPES, PREFIX, RESOURCES, RULE, SCOPE_SECTIONS, SCOPES, SUBNETS, TOP};
 use super::tree::{Entry, Node, Value};
 use super::{LimitsFile, rate, size};
-use crate::error::{NameTooLong, Resource};
+use crate::error::{Resource, Scope};
 use crate::limit::Limit;
-use crate::name::{MAX_NAME_BYTES, PeerKey};
+use crate::name::PeerKey;
 
 const SIZE_LIMIT: &str =
     "a size such as \"64 MiB\", a whole number of bytes, \"unlimited\" or \"blocked\"";
 const COUNT_LIMIT: &str = "a whole number, \"unlimited\" or \"blocked\"";
-const TABLE: &str = "a table";
 
 /// Reads a whole file. What it returns is of use only if no problems were added.
 pub(super) fn read(value: &Value, problems: &mut Problems) -> LimitsFile {
@@ -45,39 +41,29 @@ struct Reader<'p> {
 impl Reader<'_> {
     fn file(&mut self, value: &Value) -> LimitsFile {
         let mut file = LimitsFile::default();
-        let mut of_node_types = Vec::new();
+        let has_node_type = value.entry("node_type").is_some();
         self.entries(value, |reader, entry| match entry.key.as_str() {
             "node_type" => file.node_type = reader.node_type(&entry.value),
-            key @ ("budget" | "fds") => {
-                let number = reader.host_value(key, &entry.value);
-                *(if key == "fds" { &mut file.fds } else { &mut file.budget }) = number;
-                of_node_types.push((key.to_owned(), entry.at));
-            }
+            "budget" => file.budget = reader.host_value(&entry.value, true, has_node_type),
+            "fds" => file.fds = reader.host_value(&entry.value, false, has_node_type),
             "observe" => file.patch.observe = reader.observe(&entry.value),
             "peers" => file.patch.peers = reader.peers(&entry.value),
             "classes" => file.patch.classes = reader.classes(&entry.value),
             "class_peers" => file.patch.class_peers = reader.classes(&entry.value),
-            "subnets" => reader.subnets(&entry.value, &mut file),
+            "subnets" => reader.subnets(&entry.value, &mut file.patch),
             "allow" => file.patch.allow = reader.allow(&entry.value),
             key => match SCOPE_SECTIONS.iter().position(|section| *section == key) {
                 Some(scope) => file.patch.scopes[scope] = reader.scope(&entry.value),
                 None => reader.unknown_key(&TOP),
             },
         });
-        let names_node_type =
-            matches!(value, Value::Table(entries) if entries.iter().any(|e| e.key == "node_type"));
-        if !names_node_type {
-            for (key, at) in of_node_types {
-                self.problems.add(key, at, ProblemKind::NeedsNodeType);
-            }
-        }
         file
     }
 
     /// Visits the entries of a table, each with the path at it. Those given twice are problems.
     fn entries(&mut self, value: &Value, mut visit: impl FnMut(&mut Self, &Entry)) {
         let Value::Table(entries) = value else {
-            return self.wrong_type(TABLE, value);
+            return self.problem(wrong_type("a table", value));
         };
         let mut seen = BTreeSet::new();
         for entry in entries {
@@ -104,35 +90,31 @@ impl Reader<'_> {
     fn named<K: Ord, V>(
         &mut self,
         value: &Value,
-        name: impl Fn(&str) -> Result<(K, String), ProblemKind>,
+        parse: impl Fn(&str) -> Result<K, ProblemKind>,
+        format: impl Fn(&K) -> String,
         mut read: impl FnMut(&mut Self, &Value) -> V,
     ) -> BTreeMap<K, V> {
         let mut all = BTreeMap::new();
         let mut spelled = BTreeMap::new();
         self.entries(value, |reader, entry| {
             let here = reader.path.to_string();
-            let key = match name(&entry.key) {
-                Ok((key, canonical)) => {
-                    reader.path.spell_last(canonical.clone());
-                    match spelled.get(&canonical) {
-                        Some(first) => {
-                            Err(ProblemKind::Duplicate { first: Some(String::clone(first)) })
-                        }
-                        None => {
-                            spelled.insert(canonical, here);
-                            Ok(key)
-                        }
+            let key = parse(&entry.key).and_then(|key| {
+                let canonical = format(&key);
+                reader.path.spell_last(canonical.clone());
+                match spelled.entry(canonical) {
+                    Place::Occupied(first) => {
+                        Err(ProblemKind::Duplicate { first: Some(String::clone(first.get())) })
+                    }
+                    Place::Vacant(place) => {
+                        place.insert(here);
+                        Ok(key)
                     }
                 }
-                Err(problem) => Err(problem),
-            };
-            if let Err(problem) = &key {
-                reader.problem(problem.clone());
-            }
+            });
+            let key = reader.found(key);
             // Whatever is wrong below a wrong name is wrong all the same.
             let section = read(reader, &entry.value);
-            if let Ok(key) = key {
-                reader.mark();
+            if let Some(key) = key {
                 all.insert(key, section);
             }
         });
@@ -140,16 +122,11 @@ impl Reader<'_> {
     }
 
     fn peers(&mut self, value: &Value) -> BTreeMap<PeerKey, ScopePatch> {
-        let name = |key: &str| parse_peer(key).map(|peer| (peer.clone(), format_peer(&peer)));
-        self.named(value, name, Self::scope)
+        self.named(value, parse_peer, format_peer, Self::scope)
     }
 
     fn classes(&mut self, value: &Value) -> BTreeMap<Box<str>, ScopePatch> {
-        let name = |key: &str| match key.len() {
-            0..=MAX_NAME_BYTES => Ok((key.into(), key.to_owned())),
-            len => Err(ProblemKind::NameTooLong(NameTooLong { len })),
-        };
-        self.named(value, name, Self::scope)
+        self.named(value, parse_class, ToString::to_string, Self::scope)
     }
 
     fn scope(&mut self, value: &Value) -> ScopePatch {
@@ -168,80 +145,55 @@ impl Reader<'_> {
         patch
     }
 
-    fn subnets(&mut self, value: &Value, file: &mut LimitsFile) {
-        let patch = &mut file.patch;
+    fn subnets(&mut self, value: &Value, patch: &mut Patch) {
         self.entries(value, |reader, entry| match entry.key.as_str() {
             "ipv4" => patch.ipv4 = reader.prefixes(&entry.value, 32),
             "ipv6" => patch.ipv6 = reader.prefixes(&entry.value, 128),
             "networks" => {
-                let name =
-                    |key: &str| parse_network(key).map(|network| (network, network.to_string()));
-                patch.networks = reader.named(&entry.value, name, Self::prefix);
+                let value = &entry.value;
+                patch.networks =
+                    reader.named(value, parse_network, ToString::to_string, Self::prefix);
             }
             _ => reader.unknown_key(&SUBNETS),
         });
     }
 
     fn prefixes(&mut self, value: &Value, most: u8) -> BTreeMap<u8, PrefixPatch> {
-        let name = |key: &str| {
-            let digits = key.strip_prefix('/').unwrap_or(key);
-            match digits.parse::<u64>() {
-                Ok(length) if length.to_string() != digits => Err(None),
-                Ok(length) => match u8::try_from(length) {
-                    Ok(short) if short <= most => Ok((short, length.to_string())),
-                    _ => Err(Some(length)),
-                },
-                Err(_) => Err(None),
-            }
-            .map_err(|length| match length {
-                Some(length) => ProblemKind::PrefixLength { length, most },
-                None => ProblemKind::NotAPrefixLength { key: key.to_owned(), most },
-            })
-        };
-        self.named(value, name, Self::prefix)
+        self.named(value, |key| parse_length(key, most), ToString::to_string, Self::prefix)
     }
 
     fn prefix(&mut self, value: &Value) -> PrefixPatch {
         let mut patch = PrefixPatch::default();
-        // Where each is given, and what it is if it is right.
-        let (mut rate, mut burst) = (None, None);
+        let (mut interval, mut burst) = (None, None);
         self.entries(value, |reader, entry| match entry.key.as_str() {
             "connections" => {
                 patch.connections = reader.limit(Resource::Connections, &entry.value);
             }
-            "rate" => rate = Some((entry.at, reader.rate(&entry.value))),
-            "burst" => burst = Some((entry.at, reader.burst(&entry.value))),
+            "rate" => interval = reader.interval(&entry.value),
+            "burst" => burst = reader.burst(&entry.value),
             _ => reader.unknown_key(&PREFIX),
         });
-        match (rate, burst) {
-            (Some((_, Some(None))), None) => patch.rate = Some(None),
-            (Some((_, Some(Some(interval)))), Some((_, Some(burst)))) => {
-                patch.rate = Some(Some(Rate::new(interval, burst)));
+        // Of a rate that is wrong nobody knows whether it needs a burst.
+        match (value.entry("rate"), value.entry("burst")) {
+            (Some(rate), None) if matches!(interval, Some(Some(_))) => {
+                self.problem_at(rate, ProblemKind::RateWithoutBurst);
             }
-            (Some((at, Some(Some(_)))), None) => {
-                self.problem_below("rate", at, ProblemKind::RateWithoutBurst);
+            (rate, Some(burst)) if rate.is_none() || interval == Some(None) => {
+                self.problem_at(burst, ProblemKind::BurstWithoutRate);
             }
-            (None | Some((_, Some(None))), Some((at, _))) => {
-                self.problem_below("burst", at, ProblemKind::BurstWithoutRate);
-            }
-            // Neither is there, or a problem was found in one.
-            _ => {}
+            _ => patch.rate = interval.map(|interval| Some(Rate::new(interval?, burst?))),
         }
         patch
     }
 
     /// The interval of a rate, `Some(None)` if it is unlimited.
-    fn rate(&mut self, value: &Value) -> Option<Option<Duration>> {
-        let Value::Text(text) = value else {
-            self.wrong_type("a rate such as \"12/m\", or \"unlimited\"", value);
-            return None;
-        };
-        let interval = match text.as_str() {
+    fn interval(&mut self, value: &Value) -> Option<Option<Duration>> {
+        let expected = "a rate such as \"12/m\", or \"unlimited\"";
+        self.found(in_text(value, expected, |text| match text {
             "unlimited" => Ok(None),
-            "blocked" => Err(ProblemKind::NoRate { text: text.clone() }),
+            "blocked" => Err(ProblemKind::NoRate { text: text.to_owned() }),
             _ => rate::parse(text).map(Some),
-        };
-        self.found(interval)
+        }))
     }
 
     fn burst(&mut self, value: &Value) -> Option<NonZeroU32> {
@@ -259,130 +211,97 @@ impl Reader<'_> {
     }
 
     fn limit(&mut self, resource: Resource, value: &Value) -> Option<Limit> {
-        let expected = if resource == Resource::Memory { SIZE_LIMIT } else { COUNT_LIMIT };
+        let is_size = resource == Resource::Memory;
+        let expected = if is_size { SIZE_LIMIT } else { COUNT_LIMIT };
         let limit = match value {
             Value::Integer(number) => number_of(*number).map(Limit::Max),
             Value::Text(text) => match text.as_str() {
                 "unlimited" => Ok(Limit::Unlimited),
                 "blocked" => Ok(Limit::Blocked),
-                _ => number_in_text(text, resource == Resource::Memory, expected).map(Limit::Max),
+                _ => number_in_text(text, is_size, expected).map(Limit::Max),
             },
             _ => Err(wrong_type(expected, value)),
         };
         self.found(limit)
     }
 
-    /// What a node type is told of the host.
-    fn host_value(&mut self, key: &str, value: &Value) -> Option<u64> {
-        let (size, expected) = match key {
-            "budget" => (true, "a size such as \"4 GiB\", or a whole number of bytes"),
-            _ => (false, "a whole number"),
+    /// What a node type is told of the host, a size or a count.
+    fn host_value(&mut self, value: &Value, is_size: bool, has_node_type: bool) -> Option<u64> {
+        let expected = if is_size {
+            "a size such as \"4 GiB\", or a whole number of bytes"
+        } else {
+            "a whole number"
         };
         let number = match value {
             Value::Integer(number @ 0..) => number_of(*number),
             Value::Text(text) if text.starts_with(|c: char| c.is_ascii_digit()) => {
-                number_in_text(text, size, expected)
+                number_in_text(text, is_size, expected)
             }
             _ => Err(wrong_type(expected, value)),
         };
-        self.found(number)
+        let number = self.found(number);
+        if !has_node_type {
+            self.problem(ProblemKind::NeedsNodeType);
+        }
+        number
     }
 
     fn node_type(&mut self, value: &Value) -> Option<NodeType> {
-        let Value::Text(name) = value else {
-            self.wrong_type("the name of a node type, such as \"full\"", value);
-            return None;
-        };
-        let index = self.name(name, &NODE_TYPES)?;
-        self.mark();
-        Some(NodeType::ALL[index])
+        let expected = "the name of a node type, such as \"full\"";
+        let index = in_text(value, expected, |name| index_of(name, &NODE_TYPES));
+        self.found(index.map(|index| NodeType::ALL[index]))
     }
 
     fn observe(&mut self, value: &Value) -> Option<Observe> {
-        let observe = match value {
-            Value::Text(text) if text == "everything" => Observe::everything(),
-            Value::List(nodes) => {
-                let mut observe = Observe::none();
-                self.elements(nodes, |reader, value| match value {
-                    Value::Text(name) => {
-                        if let Some(index) = reader.name(name, &SCOPES) {
-                            observe = observe.scope(OBSERVED[index]);
-                        }
-                    }
-                    _ => reader.wrong_type("the name of a scope, such as \"peer\"", value),
-                });
-                observe
-            }
-            _ => {
-                self.wrong_type("a list of scopes, or \"everything\"", value);
-                return None;
-            }
-        };
-        self.mark();
-        Some(observe)
+        let mut observe = Observe::none();
+        match value {
+            Value::Text(text) if text == "everything" => observe = Observe::everything(),
+            Value::List(nodes) => self.elements(nodes, |reader, value| {
+                let expected = "the name of a scope, such as \"peer\"";
+                match in_text(value, expected, |name| index_of(name, &SCOPES)) {
+                    Ok(index) => observe = observe.scope(Scope::ALL[index]),
+                    Err(problem) => reader.problem(problem),
+                }
+            }),
+            _ => return self.found(Err(wrong_type("a list of scopes, or \"everything\"", value))),
+        }
+        self.found(Ok(observe))
     }
 
     fn allow(&mut self, value: &Value) -> Option<AllowList> {
         let Value::List(nodes) = value else {
-            self.wrong_type("a list of rules: [[allow]]", value);
-            return None;
+            return self.found(Err(wrong_type("a list of rules: [[allow]]", value)));
         };
         let mut rules = Vec::new();
         self.elements(nodes, |reader, value| rules.extend(reader.rule(value)));
-        self.mark();
-        Some(AllowList::of(rules))
+        self.found(Ok(AllowList::of(rules)))
     }
 
-    fn rule(&mut self, value: &Value) -> Option<(Option<IpNet>, Option<PeerKey>)> {
-        // `None` where it is not given, `Some(None)` where it is wrong.
+    fn rule(&mut self, value: &Value) -> Option<AllowRule> {
         let (mut network, mut peer) = (None, None);
         self.entries(value, |reader, entry| match entry.key.as_str() {
             "network" => {
-                network =
-                    Some(reader.text("a network such as \"192.0.2.0/24\"", entry, parse_network))
+                let expected = "a network such as \"192.0.2.0/24\"";
+                network = reader.found(in_text(&entry.value, expected, parse_network));
             }
-            "peer" => peer = Some(reader.text("the key of a peer as text", entry, parse_peer)),
+            "peer" => {
+                let expected = "the key of a peer as text";
+                peer = reader.found(in_text(&entry.value, expected, parse_peer));
+            }
             _ => reader.unknown_key(&RULE),
         });
-        if network.is_none() && peer.is_none() && matches!(value, Value::Table(_)) {
+        let names_none = RULE.iter().all(|key| value.entry(key).is_none());
+        if names_none && matches!(value, Value::Table(_)) {
             self.problem(ProblemKind::EmptyRule);
         }
-        Some(match (network, peer) {
-            (Some(network), Some(peer)) => (Some(network?), Some(peer?)),
-            (Some(network), None) => (Some(network?), None),
-            (None, Some(peer)) => (None, Some(peer?)),
-            (None, None) => return None,
-        })
+        (network.is_some() || peer.is_some()).then(|| AllowRule::new(network, peer))
     }
 
-    fn text<T>(
-        &mut self,
-        expected: &'static str,
-        entry: &Entry,
-        parse: impl Fn(&str) -> Result<T, ProblemKind>,
-    ) -> Option<T> {
-        let parsed = match &entry.value {
-            Value::Text(text) => parse(text),
-            value => Err(wrong_type(expected, value)),
-        };
-        self.found(parsed)
-    }
-
-    /// Which of the known names it is.
-    fn name(&mut self, name: &str, known: &'static [&'static str]) -> Option<usize> {
-        let index = known.iter().position(|known| *known == name);
-        if index.is_none() {
-            let (name, nearest) = (name.to_owned(), nearest(name, known));
-            self.problem(ProblemKind::UnknownName { name, nearest, known });
-        }
-        index
-    }
-
-    /// A value of the file, or what is wrong with it.
+    /// What the path leads to, which the file sets, or what is wrong with it.
     fn found<T>(&mut self, value: Result<T, ProblemKind>) -> Option<T> {
         match value {
             Ok(value) => {
-                self.mark();
+                self.set.insert(self.path.canonical());
                 Some(value)
             }
             Err(problem) => {
@@ -392,23 +311,15 @@ impl Reader<'_> {
         }
     }
 
-    /// The file sets what the path leads to.
-    fn mark(&mut self) {
-        self.set.insert(self.path.canonical());
-    }
-
     fn problem(&mut self, kind: ProblemKind) {
         self.problems.add(&self.path, self.path.at(), kind);
     }
 
-    fn problem_below(&mut self, key: &str, at: Option<usize>, kind: ProblemKind) {
-        self.path.enter_key(key, at);
+    /// A problem with an entry of the table that the path leads to.
+    fn problem_at(&mut self, entry: &Entry, kind: ProblemKind) {
+        self.path.enter_key(&entry.key, entry.at);
         self.problem(kind);
         self.path.leave();
-    }
-
-    fn wrong_type(&mut self, expected: &'static str, value: &Value) {
-        self.problem(wrong_type(expected, value));
     }
 
     /// The last key of the path is none of those known there.
@@ -417,6 +328,26 @@ impl Reader<'_> {
         let nearest = nearest(&key, known);
         self.problem(ProblemKind::UnknownKey { key, nearest, known });
     }
+}
+
+/// What a text says.
+fn in_text<T>(
+    value: &Value,
+    expected: &'static str,
+    parse: impl FnOnce(&str) -> Result<T, ProblemKind>,
+) -> Result<T, ProblemKind> {
+    match value {
+        Value::Text(text) => parse(text),
+        _ => Err(wrong_type(expected, value)),
+    }
+}
+
+/// Which of the known names it is.
+fn index_of(name: &str, known: &'static [&'static str]) -> Result<usize, ProblemKind> {
+    known.iter().position(|known| *known == name).ok_or_else(|| {
+        let nearest = nearest(name, known);
+        ProblemKind::UnknownName { name: name.to_owned(), nearest, known }
+    })
 }
 
 fn wrong_type(expected: &'static str, value: &Value) -> ProblemKind {
@@ -431,11 +362,10 @@ fn number_of(number: i128) -> Result<u64, ProblemKind> {
 }
 
 /// A number written as text: a size, or a count of more than the integers of TOML hold.
-fn number_in_text(text: &str, size: bool, expected: &'static str) -> Result<u64, ProblemKind> {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+fn number_in_text(text: &str, is_size: bool, expected: &'static str) -> Result<u64, ProblemKind> {
     match text.as_bytes() {
-        [b'0'..=b'9', ..] if size => size::parse(text),
-        [b'0'..=b'9', ..] if digits(text) => {
+        [b'0'..=b'9', ..] if is_size => size::parse(text),
+        [b'0'..=b'9', more @ ..] if more.iter().all(u8::is_ascii_digit) => {
             text.parse().map_err(|_| ProblemKind::NumberTooLarge { most: u64::MAX })
         }
         [b'0'..=b'9', ..] if size::parse(text).is_ok() => {
@@ -444,7 +374,7 @@ fn number_in_text(text: &str, size: bool, expected: &'static str) -> Result<u64,
         [b'-', b'0'..=b'9', ..] => Err(ProblemKind::Negative { text: format!("{text:?}") }),
         _ if text.eq_ignore_ascii_case("default") => Err(ProblemKind::DefaultWord),
         _ => {
-            let (text, meant) = (text.to_owned(), shape::meant_limit(text));
+            let (text, meant) = (text.to_owned(), meant_limit(text));
             Err(ProblemKind::NotALimit { text, meant, expected })
         }
     }

@@ -4,14 +4,15 @@ use toml::de::{DeTable, DeValue};
 use toml_parser::parser::EventReceiver;
 use toml_parser::{ErrorSink, Source, Span};
 
-use super::problem::{ProblemKind, Problems};
+use super::problem::{FileError, ProblemKind, Problems};
 use super::tree::{Entry, MAX_DEPTH, Node, Value};
 
-/// Reads a text, or adds all that is wrong with its syntax to the problems.
-pub(super) fn read(text: &str, problems: &mut Problems) -> Option<Value> {
+/// Reads a text, or says all that is wrong with its syntax.
+pub(super) fn read(text: &str) -> Result<Value, FileError> {
+    let mut problems = Problems::default();
     if let Some(at) = first_too_deep(text) {
         problems.add("", Some(at), ProblemKind::TooDeep { most: MAX_DEPTH });
-        return None;
+        return Err(problems.into_error(text));
     }
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -19,7 +20,11 @@ pub(super) fn read(text: &str, problems: &mut Problems) -> Option<Value> {
         let at = error.span().map(|span| span.start);
         problems.add("", at, ProblemKind::Syntax { message });
     }
-    errors.is_empty().then(|| table_of(table.into_inner()))
+    if problems.is_empty() {
+        Ok(table_of(table.into_inner()))
+    } else {
+        Err(problems.into_error(text))
+    }
 }
 
 fn table_of(table: DeTable<'_>) -> Value {

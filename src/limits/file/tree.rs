@@ -51,7 +51,15 @@ impl Value {
         }
     }
 
-    /// Whether anything in it is.
+    /// The first entry of a table that has this key.
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
+        match self {
+            Value::Table(entries) => entries.iter().find(|entry| entry.key == key),
+            _ => None,
+        }
+    }
+
+    /// Whether anything in it is [too deep](Self::TooDeep).
     pub(super) fn is_too_deep(&self) -> bool {
         match self {
             Value::List(nodes) => nodes.iter().any(|node| node.value.is_too_deep()),

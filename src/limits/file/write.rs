@@ -7,10 +7,10 @@ use serde::{Serialize, Serializer};
 
 use super::super::{AllowRule, Limits, Observe, PrefixLimits, ScopeLimits};
 use super::names::format_peer;
-use super::shape::{OBSERVED, RESOURCES, SCOPE_SECTIONS, SCOPES, limit_mut, scopes};
+use super::shape::{RESOURCES, SCOPE_SECTIONS, SCOPES, scopes};
 use super::tree::{Entry, Node, Value};
 use super::{rate, size};
-use crate::error::Resource;
+use crate::error::{Resource, Scope};
 use crate::limit::Limit;
 
 /// Each value as [`LimitsFile`](crate::LimitsFile) describes it, in formats that describe
@@ -25,28 +25,28 @@ impl Serialize for Limits {
 fn tree(limits: &Limits) -> Value {
     let mut top = vec![entry("observe", observe(limits.observe))];
     for (name, scope) in SCOPE_SECTIONS.into_iter().zip(scopes(limits)) {
-        top.push(entry(name, whole_scope(scope)));
+        top.push(entry(name, limits_of(scope, |_| true)));
     }
 
-    let peers = limits.peers.iter().map(|(peer, scope)| (format_peer(peer), scope));
-    let peers = peers.map(|(peer, scope)| entry(peer, difference(scope, &limits.peer)));
-    top.extend(section("peers", peers.collect()));
-    let classes = differences(&limits.classes, &limits.class_default);
-    top.extend(section("classes", classes));
-    let class_peers = differences(&limits.class_peers, &limits.class_peer_default);
-    top.extend(section("class_peers", class_peers));
-
+    let peers = differences(&limits.peers, format_peer, &limits.peer);
+    let classes = differences(&limits.classes, ToString::to_string, &limits.class_default);
+    let default = &limits.class_peer_default;
+    let class_peers = differences(&limits.class_peers, ToString::to_string, default);
     let subnets = &limits.subnets;
     // Bits behind a prefix mean nothing, and a file may not have them.
     let networks: BTreeMap<_, _> =
         subnets.networks.iter().map(|(network, limits)| (network.trunc(), *limits)).collect();
-    let kinds = [
+    let subnets = sections([
         ("ipv4", prefixes(&subnets.ipv4)),
         ("ipv6", prefixes(&subnets.ipv6)),
         ("networks", prefixes(&networks)),
-    ];
-    let kinds = kinds.into_iter().flat_map(|(name, entries)| section(name, entries));
-    top.extend(section("subnets", kinds.collect()));
+    ]);
+    top.extend(sections([
+        ("peers", peers),
+        ("classes", classes),
+        ("class_peers", class_peers),
+        ("subnets", subnets),
+    ]));
 
     let rules: Vec<_> = limits.allow.rules().iter().map(rule).collect();
     if !rules.is_empty() {
@@ -59,41 +59,37 @@ fn entry(key: impl Into<String>, value: Value) -> Entry {
     Entry { key: key.into(), at: None, value }
 }
 
-/// A table, if there is anything in it.
-fn section(name: &str, entries: Vec<Entry>) -> Option<Entry> {
-    (!entries.is_empty()).then(|| entry(name, Value::Table(entries)))
+/// Those tables that have anything in them.
+fn sections<const N: usize>(all: [(&str, Vec<Entry>); N]) -> Vec<Entry> {
+    let some = all.into_iter().filter(|(_, entries)| !entries.is_empty());
+    some.map(|(name, entries)| entry(name, Value::Table(entries))).collect()
 }
 
 fn observe(observe: Observe) -> Value {
     if observe == Observe::everything() {
         return Value::Text("everything".into());
     }
-    let named = OBSERVED.into_iter().zip(SCOPES).filter(|(scope, _)| observe.contains(*scope));
+    let named = Scope::ALL.into_iter().zip(SCOPES).filter(|(scope, _)| observe.contains(*scope));
     let texts = named.map(|(_, name)| Value::Text(name.into()));
     Value::List(texts.map(|value| Node { at: None, value }).collect())
 }
 
-fn values(scope: &ScopeLimits) -> [Limit; Resource::ALL.len()] {
-    let mut scope = *scope;
-    Resource::ALL.map(|resource| *limit_mut(&mut scope, resource))
-}
-
-fn whole_scope(scope: &ScopeLimits) -> Value {
-    let rows = RESOURCES.into_iter().zip(Resource::ALL).zip(values(scope));
-    let entries = rows.map(|((name, resource), value)| entry(name, limit(resource, value)));
+/// Those of a scope's limits that have to be written.
+fn limits_of(scope: &ScopeLimits, written: impl Fn(Resource) -> bool) -> Value {
+    let rows = RESOURCES.into_iter().zip(Resource::ALL).filter(|(_, resource)| written(*resource));
+    let entries = rows.map(|(name, resource)| entry(name, limit(resource, scope.of(resource))));
     Value::Table(entries.collect())
 }
 
-/// What has to be changed of some limits to make others.
-fn difference(scope: &ScopeLimits, from: &ScopeLimits) -> Value {
-    let rows = RESOURCES.into_iter().zip(Resource::ALL).zip(values(scope)).zip(values(from));
-    let changed = rows.filter(|((_, value), from)| value != from);
-    let entries = changed.map(|(((name, resource), value), _)| entry(name, limit(resource, value)));
-    Value::Table(entries.collect())
-}
-
-fn differences(scopes: &BTreeMap<Box<str>, ScopeLimits>, from: &ScopeLimits) -> Vec<Entry> {
-    scopes.iter().map(|(name, scope)| entry(&**name, difference(scope, from))).collect()
+/// What has to be changed of some limits to make each of others.
+fn differences<K>(
+    scopes: &BTreeMap<K, ScopeLimits>,
+    name: impl Fn(&K) -> String,
+    from: &ScopeLimits,
+) -> Vec<Entry> {
+    let difference =
+        |scope: &ScopeLimits| limits_of(scope, |resource| scope.of(resource) != from.of(resource));
+    scopes.iter().map(|(key, scope)| entry(name(key), difference(scope))).collect()
 }
 
 fn prefixes<K: Display>(limits: &BTreeMap<K, PrefixLimits>) -> Vec<Entry> {
