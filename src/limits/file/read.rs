@@ -379,3 +379,17 @@ fn number_in_text(text: &str, is_size: bool, expected: &'static str) -> Result<u
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In JSON, where no position puts them into it.
+    #[test]
+    fn problems_are_found_in_the_order_of_the_file() {
+        let text = r#"{"budget": 1, "system": {"fds": -1}, "fds": "?", "xyzzy": 1}"#;
+        let error = LimitsFile::from_json(text).unwrap_err();
+        let paths: Vec<_> = error.problems().iter().map(|problem| problem.path()).collect();
+        assert_eq!(paths, ["budget", "system.fds", "fds", "fds", "xyzzy"]);
+    }
+}
