@@ -12,22 +12,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table};
 use leasehold::{
     AllowList, ConnectionGuard, Governor, Limits, PeerKey, PrefixLimits, Rate, ScopeLimits,
     SubnetLimits,
 };
+use leasehold_benches::Work;
+use leasehold_benches::turns::{self, Arguments, Rounds, Turns};
 
 const ROUNDS: usize = 200;
-/// How long one contender's turn takes, about.
-const TURN: Duration = Duration::from_millis(5);
+/// Operations before each turn that nobody times.
+const WARM_UP: u64 = 64;
 /// Connections that are live all the time.
 const FEW: usize = 1_000;
 const MANY: usize = 1_000_000;
-
-/// Does something so many times.
-type Work = Box<dyn FnMut(u64)>;
 
 /// One line of the table.
 struct Contender {
@@ -35,46 +32,28 @@ struct Contender {
     /// At most so many times the floor. Reported, never enforced.
     target: Option<f64>,
     work: Work,
-    paces: Vec<f64>,
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    // As criterion does: without cargo's `--bench` this is a test.
-    let test = has("--test") || !has("--bench");
-    let rounds = arguments.iter().position(|argument| argument == "--rounds").map(|at| {
-        let number = arguments.get(at + 1).and_then(|number| number.parse().ok());
-        number.filter(|&rounds| rounds > 0).expect("--rounds takes a number above zero")
-    });
-    let rounds = if test { 1 } else { rounds.unwrap_or(ROUNDS) };
-    let many = if test { FEW } else { MANY };
-    if test {
-        println!("a test: everything runs once or so, and the figures mean nothing");
-    }
+    let arguments = Arguments::read(ROUNDS);
     // A process with a single thread takes short cuts in its allocator that no server would see.
     thread::spawn(|| {
         loop {
             thread::park();
         }
     });
-    let mut contenders = contenders(many);
-    let start = Instant::now();
-    let times: Vec<u64> =
-        contenders.iter_mut().map(|c| if test { 1 } else { times_in_turn(c) }).collect();
-    for _ in 0..rounds {
-        for (contender, &times) in contenders.iter_mut().zip(&times) {
-            pace(contender, 64.min(times));
-            let pace = pace(contender, times);
-            contender.paces.push(pace);
-        }
-    }
-    println!("medians of {rounds} interleaved rounds in {:.0} s", start.elapsed().as_secs_f64());
-    print(&mut contenders);
+    let contenders = contenders(if arguments.test { FEW } else { MANY });
+    let rounds = Rounds::run(&arguments, contenders, WARM_UP, |contender, times| {
+        let start = Instant::now();
+        (contender.work)(times);
+        start.elapsed().as_nanos() as f64 / times as f64
+    });
+    println!("{rounds}");
+    print(&rounds.turns);
 }
 
 fn contenders(many: usize) -> Vec<Contender> {
-    let contender = |name, target, work| Contender { name, target, work, paces: Vec::new() };
+    let contender = |name, target, work| Contender { name, target, work };
     vec![
         contender("floor: two locked steps", None, floor()),
         contender("hot peer, 1,000 live, all checks", Some(23.0), hot(limited(), None)),
@@ -192,52 +171,20 @@ fn bound(guard: ConnectionGuard, peer: u64) -> ConnectionGuard {
     guard
 }
 
-/// How many operations fill a turn.
-fn times_in_turn(contender: &mut Contender) -> u64 {
-    let mut times = 64;
-    loop {
-        let elapsed = Duration::from_nanos((pace(contender, times) * times as f64) as u64);
-        if elapsed >= TURN / 2 {
-            return (times as f64 * TURN.as_secs_f64() / elapsed.as_secs_f64()) as u64;
-        }
-        times *= 2;
-    }
-}
-
-/// Nanoseconds per operation.
-fn pace(contender: &mut Contender, times: u64) -> f64 {
-    let start = Instant::now();
-    (contender.work)(times);
-    start.elapsed().as_nanos() as f64 / times as f64
-}
-
-fn print(contenders: &mut [Contender]) {
-    for contender in &mut *contenders {
-        contender.paces.sort_by(f64::total_cmp);
-    }
-    let quantile = |contender: &Contender, share: f64| {
-        contender.paces[((contender.paces.len() - 1) as f64 * share).round() as usize]
-    };
-    let floor = quantile(&contenders[0], 0.5);
-    let mut table = Table::new();
-    table.load_preset(NOTHING);
-    table.set_header(["admit, bind, end", "ns", "p10 .. p90", "floor ×", "target"]);
-    for contender in &*contenders {
-        let median = quantile(contender, 0.5);
+fn print(rows: &[Turns<Contender>]) {
+    let floor = rows[0].median();
+    let row = |row: &Turns<Contender>| {
+        let median = row.median();
         let ratio = median / floor;
-        let target = contender.target.map_or(String::new(), |most| {
-            format!("× ≤ {most}{}", if ratio <= most { "" } else { " MISSED" })
-        });
-        table.add_row([
-            contender.name.to_owned(),
+        let verdict = |most| turns::verdict(format!("× ≤ {most}"), ratio <= most);
+        [
+            row.contender.name.to_owned(),
             format!("{median:.1}"),
-            format!("{:.1} .. {:.1}", quantile(contender, 0.1), quantile(contender, 0.9)),
+            row.spread(),
             format!("{ratio:.1}"),
-            target,
-        ]);
-    }
-    for column in table.column_iter_mut().skip(1).take(3) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    println!("\n{}", table.trim_fmt());
+            row.contender.target.map_or_else(String::new, verdict),
+        ]
+    };
+    let header = ["admit, bind, end", "ns", "p10 .. p90", "floor ×", "target"];
+    turns::print(header, rows.iter().map(row));
 }

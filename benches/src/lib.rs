@@ -6,14 +6,15 @@
 //! cargo bench -p leasehold-benches --bench admission admissions with every check on, one table
 //! ```
 //!
-//! Ratios need the first of the two. A machine's speed drifts by more than the differences of
-//! interest, so contenders that run one after the other for seconds see different machines.
+//! Ratios need all in turn. A machine's speed drifts by more than the differences of interest, so
+//! contenders that run one after the other for seconds see different machines.
 #![allow(clippy::disallowed_types, reason = "benches are never modelled")]
 
 mod contenders;
 mod crew;
+pub mod turns;
 
 pub use contenders::{
-    ALTERNATIVE, BLOCK, CONNECTIONS, CONTENDERS, Contender, FLOOR, Target, World,
+    ALTERNATIVE, BLOCK, CONNECTIONS, CONTENDERS, Contender, FLOOR, Target, Work, World,
 };
 pub use crew::{Crew, THREADS};
