@@ -1,20 +1,16 @@
 //! Crowds: what remote peers leave behind in memory after a flood, and how the work that one of them
 //! causes grows. And numbers and names at the ends of their ranges.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use common::counting::{Counting, live_bytes};
-use common::{governor, scope};
 use leasehold::{
     AdmitError, AllowList, BindError, ConfigError, ConnectionGuard, Direction, Governor, Limit,
     Limits, MAX_NAME_BYTES, OTHER_CLASSES, Observe, PeerKey, PrefixLimits, Priority, Resource,
     Scope, ScopeLimits, Source, StreamGuard, SubnetLimits,
 };
-use leasehold_heavy_tests::assert_nothing_left;
+use leasehold_heavy_tests::common::counting::{Counting, live_bytes};
+use leasehold_heavy_tests::common::{assert_nothing_left, governor, scope};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

@@ -1,15 +1,12 @@
 //! Connections and streams that move about: between realms, addresses, peers and classes.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::net::IpAddr;
 
-use common::{KIB, MIB, governor, scope};
 use leasehold::{
-    AllowList, BindError, Direction, Governor, LeaseError, Limits, Observe, PeerKey, PrefixLimits,
-    Scope, SubnetLimits,
+    AllowList, BindError, ConnectionGuard, Direction, Governor, LeaseError, Limits, Observe,
+    PeerKey, PrefixLimits, Scope, SubnetLimits,
 };
+use leasehold_heavy_tests::common::{KIB, MIB, governor, scope};
 
 fn ip(last: u8) -> IpAddr {
     [192, 0, 2, last].into()
@@ -32,14 +29,46 @@ fn room(governor: &Governor, address: IpAddr) -> usize {
 }
 
 /// Idle blocks of `bytes` each.
-fn make_idle(guard: &leasehold::ConnectionGuard, bytes: usize, blocks: usize) {
+fn make_idle(guard: &ConnectionGuard, bytes: usize, blocks: usize) {
     let leases: Vec<_> = (0..blocks).map(|_| guard.try_lease(bytes).expect("room")).collect();
     drop(leases);
     assert_eq!(guard.usage().cached_bytes, (bytes * blocks) as u64);
 }
 
+/// A class that is full of what a connection keeps idle.
+fn idle_class() -> (Governor, ConnectionGuard) {
+    let governor = governor(Limits::unlimited().class("public", scope().memory(64 * KIB)));
+    let idle = governor.inbound().class("public").try_admit().expect("room");
+    make_idle(&idle, 16384, 4);
+    (governor, idle)
+}
+
+/// An allow-listed system of which a connection keeps three quarters idle: 48 KiB.
+fn idle_allowlisted_system() -> (Governor, ConnectionGuard) {
+    let limits = Limits::unlimited()
+        .system(scope().memory(100))
+        .allowlisted_system(scope().memory(64 * KIB))
+        .allow(allow_all());
+    let governor = governor(limits);
+    let idle = governor.inbound().remote(ip(1)).weight(101).try_admit();
+    let idle = idle.expect("the allow list helps");
+    make_idle(&idle, 16384, 3);
+    (governor, idle)
+}
+
+/// An allow-listed connection that was let in while the ordinary system was full, which is empty now.
+fn came_while_it_was_full(weight: u64) -> (Governor, ConnectionGuard) {
+    let limits = Limits::unlimited().system(scope().memory(64 * KIB)).allow(allow_all());
+    let governor = governor(limits);
+    let filler = governor.inbound().weight(64 * KIB).try_admit().expect("room");
+    let guard = governor.inbound().remote(ip(1)).weight(weight).try_admit();
+    let guard = guard.expect("the allow list helps");
+    drop(filler);
+    (governor, guard)
+}
+
 /// A connection that its address counts, promoted because the ordinary system is full.
-fn promoted(governor: &Governor) -> leasehold::ConnectionGuard {
+fn promoted(governor: &Governor) -> ConnectionGuard {
     let guard = governor.inbound().remote(ip(1)).try_admit().expect("room");
     std::mem::forget(guard.try_reserve(100).expect("the allow list helps"));
     assert_eq!(governor.snapshot().allowlisted_system.usage.memory, 100);
@@ -94,9 +123,7 @@ fn a_promoted_connection_may_move_within_its_full_prefix() {
 
 #[test]
 fn a_streams_class_is_not_full_of_what_its_connections_keep_idle() {
-    let governor = governor(Limits::unlimited().class("public", scope().memory(64 * KIB)));
-    let idle = governor.inbound().class("public").try_admit().expect("room");
-    make_idle(&idle, 16384, 4);
+    let (governor, _idle) = idle_class();
     let guard = governor.inbound().try_admit().expect("room");
     let stream = guard.try_open_stream(Direction::Inbound).expect("room");
     stream.bind_class("public").expect("room");
@@ -105,9 +132,7 @@ fn a_streams_class_is_not_full_of_what_its_connections_keep_idle() {
 
 #[test]
 fn a_stream_is_bound_to_a_class_whose_connections_keep_memory_idle() {
-    let governor = governor(Limits::unlimited().class("public", scope().memory(64 * KIB)));
-    let idle = governor.inbound().class("public").try_admit().expect("room");
-    make_idle(&idle, 16384, 4);
+    let (governor, _idle) = idle_class();
     let guard = governor.inbound().try_admit().expect("room");
     let stream = guard.try_open_stream(Direction::Inbound).expect("room");
     let _lease = stream.try_lease_owned(16384).expect("room");
@@ -130,28 +155,14 @@ fn a_stream_is_bound_to_a_class_that_its_connections_own_idle_memory_does_not_fi
 
 #[test]
 fn the_allow_listed_system_is_not_full_of_idle_memory_for_admissions() {
-    let limits = Limits::unlimited()
-        .system(scope().memory(100))
-        .allowlisted_system(scope().memory(64 * KIB))
-        .allow(allow_all());
-    let governor = governor(limits);
-    let idle = governor.inbound().remote(ip(1)).weight(101).try_admit();
-    let idle = idle.expect("the allow list helps");
-    make_idle(&idle, 16384, 3);
+    let (governor, _idle) = idle_allowlisted_system();
     let admitted = governor.inbound().remote(ip(2)).weight(30 * KIB).try_admit();
     let _admitted = admitted.expect("48 KiB are idle");
 }
 
 #[test]
 fn the_allow_listed_system_is_not_full_of_idle_memory_for_promotions() {
-    let limits = Limits::unlimited()
-        .system(scope().memory(100))
-        .allowlisted_system(scope().memory(64 * KIB))
-        .allow(allow_all());
-    let governor = governor(limits);
-    let idle = governor.inbound().remote(ip(1)).weight(101).try_admit();
-    let idle = idle.expect("the allow list helps");
-    make_idle(&idle, 16384, 3);
+    let (governor, _idle) = idle_allowlisted_system();
     let guard = governor.inbound().remote(ip(2)).try_admit().expect("room");
     let reserved = guard.try_reserve(30 * KIB);
     let _reserved = reserved.expect("48 KiB are idle");
@@ -159,12 +170,7 @@ fn the_allow_listed_system_is_not_full_of_idle_memory_for_promotions() {
 
 #[test]
 fn the_ordinary_system_is_not_full_of_idle_memory_for_who_leaves_the_allow_list() {
-    let limits = Limits::unlimited().system(scope().memory(64 * KIB)).allow(allow_all());
-    let governor = governor(limits);
-    let filler = governor.inbound().weight(64 * KIB).try_admit().expect("room");
-    let guard = governor.inbound().remote(ip(1)).weight(20 * KIB).try_admit();
-    let guard = guard.expect("the allow list helps");
-    drop(filler);
+    let (governor, guard) = came_while_it_was_full(20 * KIB);
     let idle = governor.inbound().try_admit().expect("room");
     make_idle(&idle, 16384, 4);
     guard.rebind_source(IpAddr::from([198, 51, 100, 1])).expect("all of the system's is idle");
@@ -172,12 +178,7 @@ fn the_ordinary_system_is_not_full_of_idle_memory_for_who_leaves_the_allow_list(
 
 #[test]
 fn the_idle_memory_of_who_leaves_the_allow_list_is_not_in_its_way() {
-    let limits = Limits::unlimited().system(scope().memory(64 * KIB)).allow(allow_all());
-    let governor = governor(limits);
-    let filler = governor.inbound().weight(64 * KIB).try_admit().expect("room");
-    let guard = governor.inbound().remote(ip(1)).weight(KIB).try_admit();
-    let guard = guard.expect("the allow list helps");
-    drop(filler);
+    let (_governor, guard) = came_while_it_was_full(KIB);
     make_idle(&guard, 16384, 4);
     guard.rebind_source(IpAddr::from([198, 51, 100, 1])).expect("it holds 1 KiB");
 }

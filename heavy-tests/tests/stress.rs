@@ -1,22 +1,20 @@
 //! Threads that collide on the same connections, peers and limits, and leave exactly nothing.
 #![allow(clippy::disallowed_types, reason = "tests are never modelled")]
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
-use common::{KIB, MIB, governor, scope};
 use leasehold::{
     AllowList, ConnectionGuard, ConnectionHandle, Direction, Governor, Limit, Limits, Observe,
     OwnedLease, PeerKey, PinnedLease, PrefixLimits, Priority, Rate, Reservation, Scope,
     ScopeLimits, ScopeRow, Snapshot, StreamGuard, SubnetLimits,
 };
-use leasehold_heavy_tests::{assert_adds_up, assert_nothing_left};
+use leasehold_heavy_tests::common::{
+    KIB, MIB, assert_adds_up, assert_nothing_left, governor, scope,
+};
 use parking_lot::Mutex;
 
 const WORKERS: u64 = 4;

@@ -107,14 +107,19 @@ pub fn counts(rows: &[RefusalRow]) -> Vec<(Scope, Resource, Reason, u64)> {
     rows.iter().map(|row| (row.scope, row.resource, row.reason, row.count)).collect()
 }
 
+/// Adds every figure of `more` to that of `sum`.
+pub fn add(sum: &mut Usage, more: &Usage) {
+    sum.memory += more.memory;
+    sum.connections_inbound += more.connections_inbound;
+    sum.connections_outbound += more.connections_outbound;
+    sum.streams_inbound += more.streams_inbound;
+    sum.streams_outbound += more.streams_outbound;
+    sum.fds += more.fds;
+}
+
 fn sum(usages: impl IntoIterator<Item = Usage>) -> Usage {
     usages.into_iter().fold(Usage::default(), |mut sum, usage| {
-        sum.memory += usage.memory;
-        sum.connections_inbound += usage.connections_inbound;
-        sum.connections_outbound += usage.connections_outbound;
-        sum.streams_inbound += usage.streams_inbound;
-        sum.streams_outbound += usage.streams_outbound;
-        sum.fds += usage.fds;
+        add(&mut sum, &usage);
         sum
     })
 }
@@ -192,6 +197,8 @@ pub fn assert_adds_up(governor: &Governor) -> Snapshot {
         assert!(snapshot.classes.iter().any(|class| class.name == part.class), "{part:#?}");
         assert!(snapshot.peers.iter().any(|peer| peer.peer == part.peer), "{part:#?}");
     }
+    let refused: u64 = snapshot.refusals.iter().map(|row| row.count).sum();
+    assert_eq!(refused, totals.refused, "refusals add up: {snapshot:#?}");
     snapshot
 }
 

@@ -2,19 +2,10 @@
 
 use std::net::IpAddr;
 
-use leasehold::{
-    AllowList, Direction, Governor, LeaseError, Limits, Observe, Priority, Scope, ScopeLimits,
-};
+use leasehold::{AllowList, Direction, Governor, LeaseError, Limits, Observe, Priority, Scope};
+use leasehold_heavy_tests::common::{governor, scope};
 
 const CLASS: &str = "inner";
-
-fn free() -> ScopeLimits {
-    ScopeLimits::unlimited()
-}
-
-fn governor(limits: Limits) -> Governor {
-    Governor::builder().limits(limits).build().expect("valid limits")
-}
 
 fn allow() -> AllowList {
     AllowList::new().network("192.0.2.0/24".parse().expect("a network"))
@@ -34,8 +25,8 @@ fn observed(governor: &Governor) -> Vec<(Scope, u64)> {
 fn who_is_refused_by_a_class_stays_among_the_ordinary() {
     let governor = governor(
         Limits::unlimited()
-            .transient(free().memory(10_000))
-            .class(CLASS, free().memory(20_000))
+            .transient(scope().memory(10_000))
+            .class(CLASS, scope().memory(20_000))
             .allow(allow()),
     );
     let guard = governor.inbound().remote(address()).class(CLASS).try_admit().expect("room");
@@ -49,8 +40,8 @@ fn who_is_refused_by_a_class_stays_among_the_ordinary() {
 fn idle_memory_in_the_class_of_a_stream_keeps_nobody_from_the_allow_listed() {
     let governor = governor(
         Limits::unlimited()
-            .transient(free().memory(80_000))
-            .class(CLASS, free().memory(90_000))
+            .transient(scope().memory(80_000))
+            .class(CLASS, scope().memory(90_000))
             .allow(allow()),
     );
     let other = governor.inbound().peer("bob").class(CLASS).try_admit().expect("room");
@@ -66,8 +57,8 @@ fn idle_memory_in_the_class_of_a_stream_keeps_nobody_from_the_allow_listed() {
 #[test]
 fn idle_memory_is_not_observed_beside_what_is_really_in_the_way() {
     let limits = Limits::unlimited()
-        .connection(free().memory(80_000))
-        .system(free().memory(150_000))
+        .connection(scope().memory(80_000))
+        .system(scope().memory(150_000))
         .observe(Observe::everything());
     let governor = governor(limits);
     let other = governor.inbound().try_admit().expect("room");
@@ -80,8 +71,8 @@ fn idle_memory_is_not_observed_beside_what_is_really_in_the_way() {
 #[test]
 fn idle_memory_is_not_observed_by_one_who_comes_in() {
     let limits = Limits::unlimited()
-        .class(CLASS, free().memory(60_000))
-        .system(free().memory(150_000))
+        .class(CLASS, scope().memory(60_000))
+        .system(scope().memory(150_000))
         .observe(Observe::everything());
     let governor = governor(limits);
     let other = governor.inbound().try_admit().expect("room");
@@ -94,8 +85,8 @@ fn idle_memory_is_not_observed_by_one_who_comes_in() {
 #[test]
 fn idle_memory_is_not_observed_by_one_who_is_bound() {
     let limits = Limits::unlimited()
-        .peer(free().memory(70_000))
-        .class_peer(CLASS, free().memory(150_000))
+        .peer(scope().memory(70_000))
+        .class_peer(CLASS, scope().memory(150_000))
         .observe(Observe::everything());
     let governor = governor(limits);
     let other = governor.inbound().peer("bob").class(CLASS).try_admit().expect("room");
@@ -108,7 +99,7 @@ fn idle_memory_is_not_observed_by_one_who_is_bound() {
 
 #[test]
 fn a_stream_that_is_over_answers_closed_whatever_its_limit() {
-    let governor = governor(Limits::unlimited().stream(free().memory(1_000)));
+    let governor = governor(Limits::unlimited().stream(scope().memory(1_000)));
     let guard = governor.inbound().try_admit().expect("room");
     let stream = guard.try_open_stream(Direction::Inbound).expect("room");
     let mut reservation = stream.try_reserve(0).expect("room");
@@ -122,8 +113,8 @@ fn a_stream_that_is_over_answers_closed_whatever_its_limit() {
 #[test]
 fn a_low_priority_moves_with_its_idle_block() {
     let limits = Limits::unlimited()
-        .system(free().memory(40_000))
-        .allowlisted_system(free().memory(100_000))
+        .system(scope().memory(40_000))
+        .allowlisted_system(scope().memory(100_000))
         .allow(allow());
     let governor = governor(limits);
     let guard = governor.inbound().remote(address()).try_admit().expect("room");

@@ -1,8 +1,6 @@
 //! Long random sequences of everything that can be done, compared after every step with a plain
 //! model, a list of who holds what: every answer with its numbers, and all that a snapshot shows.
 
-#[path = "../../../tests/common/mod.rs"]
-mod common;
 mod found;
 mod model;
 mod op;
@@ -11,13 +9,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use common::HandClock;
 use leasehold::{
     BindError, ConnectionGuard, ConnectionId, Direction, Governor, Lease, LeaseError, Limit,
     OwnedLease, Pinned, PinnedLease, Priority, RefusalRow, Reservation, ScopeLimits, ScopeRow,
     Snapshot, Source, StreamGuard, Usage,
 };
-use leasehold_heavy_tests::{assert_adds_up, assert_nothing_left};
+use leasehold_heavy_tests::common::{HandClock, assert_adds_up, assert_nothing_left};
 use model::{Ask, Conn, Counts, Item, Model, Place, Row, Stream, memory};
 use op::{ADDRESSES, Arrival, CLASSES, LIMITS, Op, PEERS, PRIORITIES, SIZES, limits, op, peer_key};
 use proptest::prelude::*;

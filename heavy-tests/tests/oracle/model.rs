@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use leasehold::{
     Direction, Limit, Limits, Priority, Rate, Reason, Refused, Resource, Scope, ScopeLimits, Usage,
 };
+use leasehold_heavy_tests::common::add;
 
 use crate::op::{CLASSES, INTERVAL, PACED, peer_key};
 
@@ -208,7 +209,7 @@ impl Model {
         if conn.here {
             usage = Self::counts_of_conn(conn.direction, conn.fd);
             for stream in self.streams.iter().filter(|stream| stream.conn == nth && stream.here) {
-                sum(&mut usage, &stream_count(stream.direction));
+                add(&mut usage, &stream_count(stream.direction));
             }
         }
         let items = self.items.iter().filter(|item| item.conn == nth && item.charged);
@@ -220,7 +221,7 @@ impl Model {
     pub fn of(&self, pick: impl Fn(&Conn) -> bool) -> Usage {
         let mut usage = Usage::default();
         for nth in (0..self.conns.len()).filter(|nth| pick(&self.conns[*nth])) {
-            sum(&mut usage, &self.of_conn(nth));
+            add(&mut usage, &self.of_conn(nth));
         }
         usage
     }
@@ -253,7 +254,7 @@ impl Model {
         let fits = |conn: &Conn| peer.is_none() || conn.place.peer == peer;
         let mut usage = self.of(|conn| conn.place.class == Some(class) && conn.here && fits(conn));
         for stream in self.classed_streams(class).filter(|stream| fits(&self.conns[stream.conn])) {
-            sum(&mut usage, &self.of_stream_to_class(stream));
+            add(&mut usage, &self.of_stream_to_class(stream));
         }
         usage
     }
@@ -383,7 +384,7 @@ impl Model {
             let Some(class) = stream.class else { continue };
             let usage = self.of_stream_to_class(stream);
             match parts.iter_mut().find(|(of, _)| *of == class) {
-                Some((_, part)) => sum(part, &usage),
+                Some((_, part)) => add(part, &usage),
                 None => parts.push((class, usage)),
             }
         }
@@ -400,7 +401,7 @@ impl Model {
         priority: Priority,
     ) -> Vec<Ask> {
         let mut all = self.of_conn(conn);
-        sum(&mut all, more);
+        add(&mut all, more);
         let mut asks = Vec::new();
         if self.conns[conn].place.peer.is_none() {
             asks.push(self.ask_transient(allowlisted, &all));
@@ -581,13 +582,4 @@ pub fn memory(bytes: u64) -> Usage {
     let mut usage = Usage::default();
     usage.memory = bytes;
     usage
-}
-
-pub fn sum(into: &mut Usage, more: &Usage) {
-    into.memory += more.memory;
-    into.connections_inbound += more.connections_inbound;
-    into.connections_outbound += more.connections_outbound;
-    into.streams_inbound += more.streams_inbound;
-    into.streams_outbound += more.streams_outbound;
-    into.fds += more.fds;
 }
