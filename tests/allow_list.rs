@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use common::{
-    HandClock, KIB, MIB, assert_adds_up, assert_nothing_left, counts, governor, now, of_class,
-    of_peer, scope,
+    HandClock, KIB, MIB, assert_adds_up, assert_nothing_left, counts, governor, make_idle, now,
+    of_class, of_peer, scope,
 };
 use leasehold::{
     Admission, AllowList, BindError, ConnectionGuard, Direction, Governor, LeaseError, Limit,
@@ -522,19 +522,21 @@ fn what_moved_over_is_given_back_over_there() {
     assert_nothing_left(&governor);
 }
 
+const BLOCK: usize = 64 << 10;
+
+/// A governor whose arena has no more blocks than the limits need, all of one size.
+fn of_blocks(limits: Limits) -> Governor {
+    let builder = Governor::builder().limits(limits).size_classes(&[BLOCK]).fragmentation(0);
+    builder.build().unwrap()
+}
+
 #[test]
 fn the_arena_has_room_for_both_systems() {
-    const BLOCK: usize = 64 << 10;
     let limits = |allow| {
         let system = scope().memory(4 * MIB);
         Limits::unlimited().system(system).allowlisted_system(system).allow(allow)
     };
-    let governor = Governor::builder()
-        .limits(limits(network()))
-        .size_classes(&[BLOCK])
-        .fragmentation(0)
-        .build()
-        .unwrap();
+    let governor = of_blocks(limits(network()));
     let fill = |address| {
         let guard = from(&governor, address).try_admit().unwrap();
         let leases: Vec<_> = (0..64).map(|_| guard.try_lease_owned(BLOCK).unwrap()).collect();
@@ -552,18 +554,12 @@ fn the_arena_has_room_for_both_systems() {
 
 #[test]
 fn the_arena_has_room_for_who_is_there_after_the_list_is_taken_back() {
-    const BLOCK: usize = 64 << 10;
     let limits = |allow| {
         let system = scope().memory(MIB).connections(0);
         let listed = scope().memory(8 * MIB);
         Limits::unlimited().system(system).allowlisted_system(listed).allow(allow)
     };
-    let governor = Governor::builder()
-        .limits(limits(network()))
-        .size_classes(&[BLOCK])
-        .fragmentation(0)
-        .build()
-        .unwrap();
+    let governor = of_blocks(limits(network()));
     let guard = from(&governor, LISTED).try_admit().unwrap();
     governor.set_limits(limits(AllowList::new())).unwrap();
     let lease = |nth| {
@@ -606,8 +602,7 @@ fn what_the_listed_keep_idle_keeps_no_other_listed_one_from_moving_over() {
         .allow(network());
     let governor = governor(limits);
     let hoarder = from(&governor, LISTED).try_admit().unwrap();
-    let leases: Vec<_> = (0..8).map(|_| hoarder.try_lease(4096).unwrap()).collect();
-    drop(leases);
+    make_idle(&hoarder, 4096, 8);
     let snapshot = assert_adds_up(&governor);
     assert_eq!(snapshot.allowlisted_system.usage.memory, 32 * KIB);
     assert_eq!(snapshot.totals.cached_bytes, 32 * KIB);
@@ -621,8 +616,7 @@ fn what_the_listed_keep_idle_keeps_no_weight_from_being_admitted() {
     let limits = full(network()).allowlisted_system(scope().memory(32 * KIB));
     let governor = governor(limits);
     let hoarder = from(&governor, LISTED).try_admit().unwrap();
-    let leases: Vec<_> = (0..8).map(|_| hoarder.try_lease(4096).unwrap()).collect();
-    drop(leases);
+    make_idle(&hoarder, 4096, 8);
     let _guard = from(&governor, LISTED).weight(32 * KIB).try_admit().unwrap();
     assert_eq!(connections(&governor), (0, 2));
 }

@@ -5,8 +5,8 @@ mod common;
 
 use bytes::BufMut;
 use common::{
-    KIB, assert_adds_up, assert_nothing_left, counts, governor, now, of_class, of_class_peer,
-    of_peer, scope,
+    KIB, assert_adds_up, assert_nothing_left, counts, governor, make_idle, now, of_class,
+    of_class_peer, of_peer, scope,
 };
 use leasehold::{
     BindError, ConfigError, ConnectionGuard, Direction, Governor, LeaseError, Limit, Limits,
@@ -15,6 +15,12 @@ use leasehold::{
 
 fn open(guard: &ConnectionGuard) -> StreamGuard {
     guard.try_open_stream(Direction::Inbound).unwrap()
+}
+
+fn bound(guard: &ConnectionGuard, class: &str) -> StreamGuard {
+    let stream = open(guard);
+    stream.bind_class(class).unwrap();
+    stream
 }
 
 /// What a class or a part of it uses: memory, connections, streams.
@@ -122,8 +128,7 @@ fn what_a_bound_stream_returns_comes_off_its_class() {
 fn a_stream_that_ends_leaves_its_class_with_what_it_still_has_out_and_then_wholly() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().peer("alice").try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     let held = hold_all(&stream);
     drop(stream);
     assert_eq!(class(&governor, "mail"), (ALL, 0, 0));
@@ -137,8 +142,7 @@ fn a_stream_that_ends_leaves_its_class_with_what_it_still_has_out_and_then_wholl
 fn a_stream_without_leases_takes_its_class_with_it() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     assert_eq!(names(&governor.snapshot()), ["mail"]);
     stream.close();
     assert_eq!(governor.snapshot().classes, []);
@@ -194,8 +198,7 @@ fn the_guards_end_takes_its_streams_off_a_class_that_others_are_still_in() {
 fn a_close_from_outside_takes_memory_off_the_class_and_leaves_the_count_to_the_guard() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().peer("alice").class("public").try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     let held = hold_all(&stream);
     guard.handle().close().unwrap();
     assert_eq!(class(&governor, "mail"), (0, 0, 1));
@@ -215,8 +218,7 @@ fn a_close_from_outside_takes_memory_off_the_class_and_leaves_the_count_to_the_g
 fn a_close_from_outside_takes_what_is_pinned_off_a_streams_class_too() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().class("public").try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     let pinned = stream.try_lease_owned(4096).unwrap().into_pinned().unwrap();
     guard.handle().close().unwrap();
     assert_eq!(class(&governor, "public").0, 4096);
@@ -241,8 +243,7 @@ fn a_connection_that_binds_brings_its_streams_to_the_peers_part_of_their_classes
         plain.try_reserve(4000).unwrap(),
     ];
     // It is gone already, but for what it has out.
-    let ended = open(&guard);
-    ended.bind_class("mail").unwrap();
+    let ended = bound(&guard, "mail");
     let out = ended.try_reserve(50_000).unwrap();
     drop(ended);
     assert_eq!(parts(&governor.snapshot()), []);
@@ -271,12 +272,10 @@ fn a_bind_that_a_streams_class_refuses_changes_nothing() {
         let limits = Limits::unlimited().class_peer("mail", limit);
         let governor = governor(limits);
         let first = governor.inbound().peer("alice").try_admit().unwrap();
-        let of_first = open(&first);
-        of_first.bind_class("mail").unwrap();
+        let of_first = bound(&first, "mail");
         let held = of_first.try_reserve(60).unwrap();
         let guard = governor.inbound().class("public").try_admit().unwrap();
-        let stream = open(&guard);
-        stream.bind_class("mail").unwrap();
+        let stream = bound(&guard, "mail");
         let _more = stream.try_reserve(60).unwrap();
         let _lease = guard.try_lease(4096).unwrap();
         let before = now(&governor);
@@ -312,8 +311,7 @@ fn the_connections_own_class_is_not_charged_twice() {
 fn a_stream_has_one_class_for_good() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     let _held = stream.try_reserve(100).unwrap();
     let before = now(&governor);
     for name in ["mail", "news"] {
@@ -327,8 +325,7 @@ fn a_stream_has_one_class_for_good() {
 fn a_stream_of_the_connections_own_class_has_one_class_for_good_too() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().class("public").try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("public").unwrap();
+    let stream = bound(&guard, "public");
     assert_eq!(stream.bind_class("mail").unwrap_err(), BindError::AlreadyBound);
 }
 
@@ -336,8 +333,7 @@ fn a_stream_of_the_connections_own_class_has_one_class_for_good_too() {
 fn the_error_of_a_stream_that_has_a_class_speaks_of_no_peer() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     let message = stream.bind_class("mail").unwrap_err().to_string();
     assert!(!message.contains("to a peer"), "{message}");
 }
@@ -395,9 +391,7 @@ fn a_class_with_too_long_a_name_or_on_a_closed_connection_is_refused() {
 fn a_cached_block_is_charged_to_the_class_of_the_stream_that_leases_it() {
     let governor = governor(Limits::unlimited().class("mail", scope().memory(3 * 4096)));
     let guard = governor.inbound().peer("alice").try_admit().unwrap();
-    let warm: Vec<_> = (0..8).map(|_| guard.try_lease(4096).unwrap()).collect();
-    drop(warm);
-    assert_eq!(guard.usage().cached_bytes, 8 * 4096);
+    make_idle(&guard, 4096, 8);
     let stream = open(&guard);
     let before = stream.try_lease_owned(4096).unwrap();
     stream.bind_class("mail").unwrap();
@@ -423,8 +417,7 @@ fn a_cached_block_is_charged_to_the_class_of_the_stream_that_leases_it() {
 fn a_stream_that_leases_more_blocks_than_a_connection_keeps_is_charged_for_each() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     for _ in 0..3 {
         let mut leases: Vec<_> = (0..20).map(|_| stream.try_lease_owned(512).unwrap()).collect();
         assert_eq!(class(&governor, "mail"), (20 * 512, 0, 1));
@@ -438,8 +431,7 @@ fn a_stream_that_leases_more_blocks_than_a_connection_keeps_is_charged_for_each(
 fn bytes_are_charged_to_the_class_until_the_last_clone_drops() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     let mut whole = stream.try_lease_owned(4096).unwrap();
     whole.pin().unwrap().put_slice(&[7; 4096]);
     let mut short = stream.try_lease_owned(64 << 10).unwrap();
@@ -463,8 +455,7 @@ fn many_streams_share_a_class_and_leave_it_one_by_one() {
         .collect();
     let mut streams: Vec<_> = (0..200)
         .map(|nth| {
-            let stream = open(&guards[nth % 2]);
-            stream.bind_class("mail").unwrap();
+            let stream = bound(&guards[nth % 2], "mail");
             let held = stream.try_reserve(10).unwrap();
             (stream, held)
         })
@@ -491,8 +482,7 @@ fn connections_and_streams_of_one_name_share_one_class() {
     let listener = governor.inbound().peer("alice").class("mail").try_admit().unwrap();
     let _of_listener = open(&listener);
     let guard = governor.inbound().peer("alice").class("public").try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     let _first = listener.try_reserve(600).unwrap();
     let _second = stream.try_reserve(400).unwrap();
     assert_eq!(class(&governor, "mail"), (1000, 1, 2));
@@ -555,8 +545,7 @@ fn names_made_up_at_run_time_share_one_class_once_they_are_too_many() {
     let part = governor.inbound().class("part").try_admit().unwrap();
     assert_eq!((class(&governor, "listed"), class(&governor, "part")), ((0, 1, 0), (0, 1, 0)));
     // Streams are no way around it.
-    let stream = open(&again);
-    stream.bind_class("made up too").unwrap();
+    let stream = bound(&again, "made up too");
     assert_eq!(class(&governor, OTHER_CLASSES), (0, 50, 1));
     drop(stream);
 
@@ -608,8 +597,7 @@ fn a_stream_among_the_others_is_not_charged_twice_if_its_connection_is_among_the
         .map(|nth| governor.inbound().class(&format!("{nth}")).try_admit().unwrap())
         .collect();
     let guard = governor.inbound().class("first").try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("second").unwrap();
+    let stream = bound(&guard, "second");
     let _held = stream.try_reserve(100).unwrap();
     assert_eq!(class(&governor, OTHER_CLASSES), (100, 1, 1));
 }
@@ -618,12 +606,10 @@ fn a_stream_among_the_others_is_not_charged_twice_if_its_connection_is_among_the
 fn what_connections_of_a_class_keep_idle_gives_way_to_a_stream_of_it() {
     let governor = governor(Limits::unlimited().class("mail", scope().memory(8 * 4096)));
     let hoarder = governor.inbound().class("mail").try_admit().unwrap();
-    let idle: Vec<_> = (0..8).map(|_| hoarder.try_lease(4096).unwrap()).collect();
-    drop(idle);
+    make_idle(&hoarder, 4096, 8);
     assert_eq!(class(&governor, "mail"), (8 * 4096, 1, 0));
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     let _lease = stream.try_lease_owned(4096).unwrap();
 }
 
@@ -631,8 +617,7 @@ fn what_connections_of_a_class_keep_idle_gives_way_to_a_stream_of_it() {
 fn what_connections_of_a_class_keep_idle_gives_way_to_a_stream_that_is_bound_to_it() {
     let governor = governor(Limits::unlimited().class("mail", scope().memory(8 * 4096)));
     let hoarder = governor.inbound().class("mail").try_admit().unwrap();
-    let idle: Vec<_> = (0..8).map(|_| hoarder.try_lease(4096).unwrap()).collect();
-    drop(idle);
+    make_idle(&hoarder, 4096, 8);
     let guard = governor.inbound().try_admit().unwrap();
     let stream = open(&guard);
     let _held = stream.try_reserve(1000).unwrap();
@@ -644,11 +629,9 @@ fn what_connections_of_a_class_keep_idle_gives_way_to_a_connection_that_binds_wi
 {
     let governor = governor(Limits::unlimited().class_peer("mail", scope().memory(8 * 4096)));
     let hoarder = governor.inbound().peer("alice").class("mail").try_admit().unwrap();
-    let idle: Vec<_> = (0..8).map(|_| hoarder.try_lease(4096).unwrap()).collect();
-    drop(idle);
+    make_idle(&hoarder, 4096, 8);
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = open(&guard);
-    stream.bind_class("mail").unwrap();
+    let stream = bound(&guard, "mail");
     let _held = stream.try_reserve(1000).unwrap();
     guard.bind_peer("alice").unwrap();
 }

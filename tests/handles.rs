@@ -6,7 +6,8 @@ mod common;
 use common::counting::{Counting, live_bytes};
 use common::{assert_adds_up, assert_nothing_left};
 use leasehold::{
-    Closed, ConnectionHandle, Direction, Governor, LeaseError, OwnedLease, Revoked, Source,
+    Closed, ConnectionGuard, ConnectionHandle, Direction, Governor, LeaseError, OwnedLease,
+    Revoked, Source,
 };
 
 #[global_allocator]
@@ -21,7 +22,6 @@ fn warm_up(governor: &Governor) {
     let guard = governor.inbound().peer("alice").try_admit().unwrap();
     drop(guard.try_lease(512).unwrap());
     drop(guard);
-    assert_nothing_left(governor);
 }
 
 #[track_caller]
@@ -47,6 +47,7 @@ fn assert_all_closed(handles: &[ConnectionHandle]) {
 fn one_connection_ends_while_a_thousand_leases_and_handles_are_kept() {
     let governor = Governor::unlimited();
     warm_up(&governor);
+    assert_nothing_left(&governor);
     let mut leases = Vec::with_capacity(MANY);
     let mut handles = Vec::with_capacity(MANY);
     let guard = governor.inbound().peer("alice").try_admit().unwrap();
@@ -80,12 +81,12 @@ fn one_connection_ends_while_a_thousand_leases_and_handles_are_kept() {
 }
 
 /// What stays for each of `MANY` ended connections, given what was kept of it.
-fn kept_for_each(keep: impl Fn(&leasehold::ConnectionGuard, &mut Kept)) -> isize {
+fn kept_for_each(keep: impl Fn(&ConnectionGuard, &mut Kept)) -> isize {
     let governor = Governor::unlimited();
     // One block in use keeps the arena's tables as they are.
     let keeper = governor.inbound().try_admit().unwrap();
     let _slab = keeper.try_lease(512).unwrap();
-    warm_governor(&governor);
+    warm_up(&governor);
     let mut kept = Kept { leases: Vec::with_capacity(MANY), handles: Vec::with_capacity(MANY) };
     let before = live_bytes();
     for nth in 0..MANY {
@@ -103,10 +104,11 @@ fn kept_for_each(keep: impl Fn(&leasehold::ConnectionGuard, &mut Kept)) -> isize
     stays / MANY as isize
 }
 
-fn warm_governor(governor: &Governor) {
-    let guard = governor.inbound().peer("alice").try_admit().unwrap();
-    drop(guard.try_lease(512).unwrap());
-    drop(guard);
+#[track_caller]
+fn assert_keeps_little(what: &str, keep: impl Fn(&ConnectionGuard, &mut Kept)) {
+    let each = kept_for_each(keep);
+    println!("{what}: {each} bytes of a closed connection are kept");
+    assert!(each <= KEPT_BYTES, "{each} bytes");
 }
 
 struct Kept {
@@ -116,45 +118,37 @@ struct Kept {
 
 #[test]
 fn a_closed_connection_keeps_at_most_512_bytes_for_its_handles() {
-    let each = kept_for_each(|guard, kept| kept.handles.push(guard.handle()));
-    println!("a handle keeps {each} bytes of a closed connection");
-    assert!(each <= KEPT_BYTES, "{each} bytes");
+    assert_keeps_little("a handle", |guard, kept| kept.handles.push(guard.handle()));
 }
 
 #[test]
 fn a_closed_connection_keeps_at_most_512_bytes_for_its_leases() {
-    let each = kept_for_each(|guard, kept| {
+    assert_keeps_little("a lease and a handle", |guard, kept| {
         kept.leases.push(guard.try_lease_owned(512).unwrap());
         kept.handles.push(guard.handle());
     });
-    println!("a lease and a handle keep {each} bytes of a closed connection");
-    assert!(each <= KEPT_BYTES, "{each} bytes");
 }
 
 #[test]
 fn a_closed_connection_that_came_from_elsewhere_keeps_no_more() {
-    let each = kept_for_each(|guard, kept| {
+    assert_keeps_little("a handle, with a source of 64 bytes", |guard, kept| {
         guard.rebind_source(Source::opaque([7; 64]).unwrap()).unwrap();
         kept.handles.push(guard.handle());
     });
-    println!("a handle keeps {each} bytes of a closed connection with a source of 64 bytes");
-    assert!(each <= KEPT_BYTES, "{each} bytes");
 }
 
 #[test]
 fn a_closed_connection_whose_streams_have_leases_out_keeps_no_more() {
-    let each = kept_for_each(|guard, kept| {
+    assert_keeps_little("a handle and a stream's lease", |guard, kept| {
         let stream = guard.try_open_stream(Direction::Inbound).unwrap();
         kept.leases.push(stream.try_lease_owned(512).unwrap());
         kept.handles.push(guard.handle());
     });
-    println!("a handle and a lease keep {each} bytes of a closed connection with a stream");
-    assert!(each <= KEPT_BYTES, "{each} bytes");
 }
 
 #[test]
 fn a_closed_connection_that_had_streams_wakers_and_loose_leases_keeps_no_more() {
-    let each = kept_for_each(|guard, kept| {
+    assert_keeps_little("a lease, of one that had everything", |guard, kept| {
         let loose: Vec<_> = (0..20).map(|_| guard.try_lease_owned(512).unwrap()).collect();
         let large = guard.try_lease_owned(100_000).unwrap();
         let _stream = guard.try_open_stream(Direction::Inbound).unwrap();
@@ -165,8 +159,6 @@ fn a_closed_connection_that_had_streams_wakers_and_loose_leases_keeps_no_more() 
         kept.leases.push(guard.try_lease_owned(2048).unwrap());
         drop((loose, large));
     });
-    println!("a lease keeps {each} bytes of a closed connection that had everything");
-    assert!(each <= KEPT_BYTES, "{each} bytes");
 }
 
 #[test]

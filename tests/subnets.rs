@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use common::{HandClock, KIB, assert_nothing_left, counts, now, scope};
+use common::{HandClock, KIB, assert_nothing_left, counts, make_idle, now, scope};
 use leasehold::{
     AdmitError, AllowList, BindError, ConnectionGuard, Governor, Limit, Limits, Observe,
     PrefixLimits, Priority, Rate, Reason, Refused, Resource, Scope, Source, SubnetLimits,
@@ -87,6 +87,11 @@ fn assert_is_by_subnet(error: AdmitError, length: u8, limit: Limit, in_use: u64,
     assert_eq!((refused.reason(), refused.priority()), (reason, Priority::Critical));
 }
 
+/// That a connection was refused, or would have been, once.
+fn once(reason: Reason) -> (Scope, Resource, Reason, u64) {
+    (Scope::Subnet, Resource::ConnectionsInbound, reason, 1)
+}
+
 #[test]
 fn every_prefix_refuses_connections_exactly_at_its_limit_plus_one() {
     for prefix in &PREFIXES {
@@ -107,8 +112,10 @@ fn every_prefix_refuses_connections_exactly_at_its_limit_plus_one() {
         assert_is_by_subnet(error, length, Limit::Max(3), 3, Reason::Limit);
         assert_eq!(now(&governor), before);
         let snapshot = governor.snapshot();
-        let row = (Scope::Subnet, Resource::ConnectionsInbound, Reason::Limit, 1);
-        assert_eq!((counts(&snapshot.refusals), counts(&snapshot.observed)), (vec![row], vec![]));
+        assert_eq!(
+            (counts(&snapshot.refusals), counts(&snapshot.observed)),
+            (vec![once(Reason::Limit)], vec![])
+        );
 
         let _next_door = admit_from(&governor, prefix.outside).unwrap();
         guards.pop();
@@ -136,8 +143,7 @@ fn every_prefix_refuses_new_connections_exactly_at_its_burst_plus_one() {
         );
         assert_eq!(error.refused().unwrap().retry_after(), Some(Duration::from_secs(5)));
         assert_is_by_subnet(error, length, Limit::Max(3), 3, Reason::Rate);
-        let row = (Scope::Subnet, Resource::ConnectionsInbound, Reason::Rate, 1);
-        assert_eq!(counts(&governor.snapshot().refusals), [row]);
+        assert_eq!(counts(&governor.snapshot().refusals), [once(Reason::Rate)]);
         assert_nothing_left(&governor);
         let _next_door = admit_from(&governor, prefix.outside).unwrap();
     }
@@ -174,8 +180,7 @@ fn prefixes_that_are_only_observed_admit_and_count_once() {
                 assert_eq!(counts(&governor.snapshot().observed), []);
                 let _beyond = admit(&prefix.inside[3]);
                 let snapshot = governor.snapshot();
-                let row = (Scope::Subnet, Resource::ConnectionsInbound, reason, 1);
-                assert_eq!(counts(&snapshot.observed), [row]);
+                assert_eq!(counts(&snapshot.observed), [once(reason)]);
                 assert_eq!(counts(&snapshot.refusals), []);
             }
         }
@@ -209,8 +214,13 @@ fn turned(limits: Limits) -> (Governor, HandClock) {
     (governor, clock)
 }
 
+/// One that has no limits but these.
+fn by_address(subnets: SubnetLimits) -> (Governor, HandClock) {
+    turned(Limits::unlimited().subnets(subnets))
+}
+
 fn standard() -> (Governor, HandClock) {
-    turned(Limits::unlimited().subnets(SubnetLimits::standard()))
+    by_address(SubnetLimits::standard())
 }
 
 /// Each address has one place.
@@ -327,7 +337,7 @@ fn the_standard_limits_leave_loopback_free() {
 fn who_is_dialled_or_has_no_address_is_not_counted() {
     let limits = PrefixLimits::unlimited().connections(Limit::Blocked);
     let subnets = SubnetLimits::unlimited().ipv4(0, limits).ipv6(0, limits);
-    let (governor, _clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, _clock) = by_address(subnets);
     assert_is_taken(&governor, LISTED);
     let _out = governor.outbound().remote(ip(LISTED)).try_admit().unwrap();
     let _nowhere = governor.inbound().try_admit().unwrap();
@@ -338,7 +348,7 @@ fn who_is_dialled_or_has_no_address_is_not_counted() {
 #[test]
 fn who_is_dialled_spends_nothing_of_a_rate() {
     let subnets = SubnetLimits::unlimited().ipv4(32, every(seconds(5), 1));
-    let (governor, _clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, _clock) = by_address(subnets);
     for _ in 0..10 {
         drop(governor.outbound().remote(ip(LISTED)).try_admit().unwrap());
     }
@@ -382,7 +392,7 @@ fn an_admission_that_another_scope_refuses_takes_no_place_and_spends_nothing() {
 fn a_refusal_by_address_spends_nothing_of_any_rate() {
     let one = PrefixLimits::unlimited().connections(1);
     let subnets = SubnetLimits::unlimited().ipv4(32, one).ipv4(24, every(seconds(5), 2));
-    let (governor, _clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, _clock) = by_address(subnets);
     let first = admit_from(&governor, LISTED).unwrap();
     for _ in 0..10 {
         assert_eq!(refusal(&governor, LISTED).prefix_len(), Some(32));
@@ -397,7 +407,7 @@ fn a_refusal_by_rate_is_honest_about_when_to_come_back() {
     let millis = Duration::from_millis;
     for (interval, burst) in [(millis(7), 1), (millis(1000), 3), (seconds(3600), 5)] {
         let subnets = SubnetLimits::unlimited().ipv4(32, every(interval, burst));
-        let (governor, clock) = turned(Limits::unlimited().subnets(subnets));
+        let (governor, clock) = by_address(subnets);
         // Any pauses will do, so long as the rate is met again and again.
         let mut refusals = 0;
         for nth in 0..200_u64 {
@@ -475,7 +485,7 @@ fn coming_and_going_through_many_addresses_wins_no_burst() {
 fn addresses_of_one_network_win_no_burst_from_one_another() {
     let rate = every(seconds(5), 4);
     let subnets = SubnetLimits::unlimited().network("203.0.113.0/24".parse().unwrap(), rate);
-    let (governor, clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, clock) = by_address(subnets);
     for host in 0..4 {
         drop(admit_from(&governor, &format!("203.0.113.{host}")).unwrap());
     }
@@ -495,7 +505,7 @@ fn the_longest_network_alone_counts_an_address() {
         .network(network("10.0.0.0/8"), at_most(2))
         .network(network("10.1.0.0/16"), at_most(3))
         .network(network("10.1.2.3/32"), PrefixLimits::unlimited());
-    let (governor, _clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, _clock) = by_address(subnets);
     let admit = |address| admit_from(&governor, address).unwrap();
     let _free: Vec<_> = (0..20).map(|_| admit("10.1.2.3")).collect();
     let _three = [admit("10.1.0.1"), admit("10.1.0.1"), admit("10.1.255.1")];
@@ -517,7 +527,7 @@ fn source_of(governor: &Governor, guard: &ConnectionGuard) -> Option<Source> {
 fn a_balancer_is_not_counted_and_its_clients_are() {
     let subnets =
         SubnetLimits::standard().network("10.0.0.0/8".parse().unwrap(), PrefixLimits::unlimited());
-    let (governor, _clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, _clock) = by_address(subnets);
     let from_balancer = || admit_from(&governor, "10.0.0.1").unwrap();
     let mut guards: Vec<_> = (0..50).map(|_| from_balancer()).collect();
     for (nth, guard) in guards.iter().enumerate().take(40) {
@@ -579,8 +589,7 @@ fn a_refused_rebinding_changes_nothing() {
     assert_eq!((refused.scope(), refused.limit()), (Scope::Subnet, Limit::Max(1)));
     assert_eq!(now(&governor), before);
     assert_eq!(source_of(&governor, &guard), Some(ip(LISTED).into()));
-    let row = (Scope::Subnet, Resource::ConnectionsInbound, Reason::Limit, 1);
-    assert_eq!(counts(&governor.snapshot().refusals), [row]);
+    assert_eq!(counts(&governor.snapshot().refusals), [once(Reason::Limit)]);
     assert_is_taken(&governor, LISTED);
     drop(other);
     assert_is_free(&governor, OTHER);
@@ -591,7 +600,7 @@ fn a_refused_rebinding_changes_nothing() {
 #[test]
 fn a_connection_does_not_stand_in_its_own_way() {
     let subnets = SubnetLimits::unlimited().ipv4(24, at_most(1)).ipv4(32, at_most(1));
-    let (governor, _clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, _clock) = by_address(subnets);
     let guard = admit_from(&governor, LISTED).unwrap();
     guard.rebind_source(ip("192.0.2.77")).unwrap();
     guard.rebind_source(ip("192.0.2.77")).unwrap();
@@ -603,7 +612,7 @@ fn a_connection_does_not_stand_in_its_own_way() {
 #[test]
 fn a_rebinding_spends_of_the_rate_over_there() {
     let subnets = SubnetLimits::unlimited().ipv4(32, every(seconds(5), 2));
-    let (governor, clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, clock) = by_address(subnets);
     let guards = [(); 3].map(|()| governor.inbound().try_admit().unwrap());
     guards[0].rebind_source(ip(LISTED)).unwrap();
     guards[1].rebind_source(ip(LISTED)).unwrap();
@@ -660,8 +669,7 @@ fn a_rebinding_that_is_only_observed_is_granted_and_counted_once() {
     let guards = [(); 2].map(|()| governor.inbound().try_admit().unwrap());
     guards[0].rebind_source(ip(LISTED)).unwrap();
     guards[1].rebind_source(ip(LISTED)).unwrap();
-    let row = (Scope::Subnet, Resource::ConnectionsInbound, Reason::Limit, 1);
-    assert_eq!(counts(&governor.snapshot().observed), [row]);
+    assert_eq!(counts(&governor.snapshot().observed), [once(Reason::Limit)]);
     assert_eq!(counts(&governor.snapshot().refusals), []);
     governor.set_limits(one_each()).unwrap();
     let [first, second] = guards;
@@ -777,8 +785,7 @@ fn what_siblings_keep_idle_keeps_nobody_from_coming_from_elsewhere_than_the_list
     };
     let (governor, _clock) = turned(limits(1));
     let hoarder = admit_from(&governor, OTHER).unwrap();
-    let idle: Vec<_> = (0..8).map(|_| hoarder.try_lease(4096).unwrap()).collect();
-    drop(idle);
+    make_idle(&hoarder, 4096, 8);
     let guard = admit_from(&governor, LISTED).unwrap();
     let _held = guard.try_reserve(4 * KIB).unwrap();
     assert_eq!(now(&governor).allowlisted_system.memory, 4 * KIB);
@@ -828,7 +835,7 @@ fn validation_and_admission_have_budgets_of_their_own() {
 #[test]
 fn nobody_has_to_be_validated_where_no_rate_is_set() {
     let subnets = SubnetLimits::unlimited().ipv4(32, at_most(0));
-    let (governor, _clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, _clock) = by_address(subnets);
     for _ in 0..1000 {
         assert!(!governor.should_validate(ip(LISTED)));
     }
@@ -837,7 +844,7 @@ fn nobody_has_to_be_validated_where_no_rate_is_set() {
 #[test]
 fn a_burst_of_one_leaves_one_without_validation() {
     let subnets = SubnetLimits::unlimited().ipv4(32, every(seconds(1), 1));
-    let (governor, _clock) = turned(Limits::unlimited().subnets(subnets));
+    let (governor, _clock) = by_address(subnets);
     assert!(!governor.should_validate(ip(LISTED)));
     assert!(governor.should_validate(ip(LISTED)));
     assert!(governor.should_validate(ip("::ffff:192.0.2.1")), "it is the same address");

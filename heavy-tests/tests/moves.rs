@@ -6,7 +6,7 @@ use leasehold::{
     AllowList, BindError, ConnectionGuard, Direction, Governor, LeaseError, Limits, Observe,
     PeerKey, PrefixLimits, Scope, SubnetLimits,
 };
-use leasehold_heavy_tests::common::{KIB, MIB, governor, scope};
+use leasehold_heavy_tests::common::{KIB, MIB, governor, make_idle, scope};
 
 fn ip(last: u8) -> IpAddr {
     [192, 0, 2, last].into()
@@ -26,13 +26,6 @@ fn room(governor: &Governor, address: IpAddr) -> usize {
     let guards: Vec<_> =
         std::iter::from_fn(|| governor.inbound().remote(address).try_admit().ok()).collect();
     guards.len()
-}
-
-/// Idle blocks of `bytes` each.
-fn make_idle(guard: &ConnectionGuard, bytes: usize, blocks: usize) {
-    let leases: Vec<_> = (0..blocks).map(|_| guard.try_lease(bytes).expect("room")).collect();
-    drop(leases);
-    assert_eq!(guard.usage().cached_bytes, (bytes * blocks) as u64);
 }
 
 /// A class that is full of what a connection keeps idle.

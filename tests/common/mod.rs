@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use leasehold::{
-    Clock, Governor, Limits, Reason, RefusalRow, Resource, Scope, ScopeLimits, Snapshot, Usage,
+    Clock, ConnectionGuard, Governor, Limits, Reason, RefusalRow, Resource, Scope, ScopeLimits,
+    Snapshot, Usage,
 };
 
 pub const KIB: u64 = 1 << 10;
@@ -22,6 +23,14 @@ pub fn scope() -> ScopeLimits {
 
 pub fn governor(limits: Limits) -> Governor {
     Governor::new(limits).expect("valid limits")
+}
+
+/// Leaves the connection, which has none, with so many idle blocks of `bytes` each.
+#[track_caller]
+pub fn make_idle(guard: &ConnectionGuard, bytes: usize, blocks: usize) {
+    let leases: Vec<_> = (0..blocks).map(|_| guard.try_lease(bytes).expect("room")).collect();
+    drop(leases);
+    assert_eq!(guard.usage().cached_bytes, (bytes * blocks) as u64);
 }
 
 /// A clock that stands still until it is turned.

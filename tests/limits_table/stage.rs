@@ -11,89 +11,67 @@ use leasehold::{
 
 use crate::common::{Charges, KIB, assert_adds_up, charges, governor, scope};
 
-/// A scope, by where its limits are set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spot {
-    System,
-    Transient,
-    AllowlistedSystem,
-    AllowlistedTransient,
-    PeerDefault,
-    PeerOverride,
-    ClassDefault,
-    ClassByName,
-    ClassPeerDefault,
-    ClassPeerByName,
-    StreamClassDefault,
-    StreamClassByName,
-    StreamClassPeerDefault,
-    StreamClassPeerByName,
-    Connection,
-    Stream,
+/// An enum whose variants go by their own names, and a list of all of them.
+macro_rules! listed {
+    ($(#[$about:meta])* pub enum $name:ident in $all:ident {
+        $($(#[$note:meta])* $variant:ident,)*
+    }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$note])* $variant,)*
+        }
+
+        pub use $name::*;
+
+        pub const $all: [$name; [$($variant),*].len()] = [$($variant),*];
+    };
 }
 
-pub use Spot::*;
-
-pub const SPOTS: [Spot; 16] = [
-    System,
-    Transient,
-    AllowlistedSystem,
-    AllowlistedTransient,
-    PeerDefault,
-    PeerOverride,
-    ClassDefault,
-    ClassByName,
-    ClassPeerDefault,
-    ClassPeerByName,
-    StreamClassDefault,
-    StreamClassByName,
-    StreamClassPeerDefault,
-    StreamClassPeerByName,
-    Connection,
-    Stream,
-];
-
-/// A way to ask for something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    Reserve,
-    LeaseBlock,
-    LeaseLarge,
-    Weight,
-    Admit,
-    AdmitInbound,
-    AdmitOutbound,
-    AdmitWithFd,
-    Open,
-    OpenInbound,
-    OpenOutbound,
-    /// The connection that has it already turns out to be the peer's.
-    BindConnection,
-    BindStream,
-    BindMemory,
-    /// The stream that has it already turns out to be of the class.
-    ClassMemory,
+listed! {
+    /// A scope, by where its limits are set.
+    pub enum Spot in SPOTS {
+        System,
+        Transient,
+        AllowlistedSystem,
+        AllowlistedTransient,
+        PeerDefault,
+        PeerOverride,
+        ClassDefault,
+        ClassByName,
+        ClassPeerDefault,
+        ClassPeerByName,
+        StreamClassDefault,
+        StreamClassByName,
+        StreamClassPeerDefault,
+        StreamClassPeerByName,
+        Connection,
+        Stream,
+    }
 }
 
-pub use Way::*;
-
-pub const WAYS: [Way; 15] = [
-    Reserve,
-    LeaseBlock,
-    LeaseLarge,
-    Weight,
-    Admit,
-    AdmitInbound,
-    AdmitOutbound,
-    AdmitWithFd,
-    Open,
-    OpenInbound,
-    OpenOutbound,
-    BindConnection,
-    BindStream,
-    BindMemory,
-    ClassMemory,
-];
+listed! {
+    /// A way to ask for something.
+    pub enum Way in WAYS {
+        Reserve,
+        LeaseBlock,
+        LeaseLarge,
+        Weight,
+        Admit,
+        AdmitInbound,
+        AdmitOutbound,
+        AdmitWithFd,
+        Open,
+        OpenInbound,
+        OpenOutbound,
+        /// The connection that has it already turns out to be the peer's.
+        BindConnection,
+        BindStream,
+        BindMemory,
+        /// The stream that has it already turns out to be of the class.
+        ClassMemory,
+    }
+}
 
 pub const LISTED: &str = "192.0.2.1";
 
