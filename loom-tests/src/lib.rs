@@ -19,8 +19,6 @@
 //! the one that runs the body. A [`Bytes`](bytes::Bytes) counts its clones behind loom's back: move
 //! it to one thread, and share none.
 //!
-//! A model that is `#[ignore]`d is red, and says why: `cargo loom -- --ignored` runs those.
-//!
 //! Environment: `LOOM_MAX_PREEMPTIONS` searches deeper than the bounds say, `LOOM_LOCATION=1` and
 //! `LOOM_LOG=trace` explain a failure; the rest of loom's variables work too.
 //!

@@ -2,21 +2,25 @@
 //!
 //! Two threads, eight preemptions: one changes the limits, and goes on under what it set.
 
-use leasehold::{Direction, Limits, Observe, PeerKey, Scope, ScopeLimits};
+use leasehold::{Direction, Governor, Limits, Observe, PeerKey, Scope, ScopeLimits};
 use loom_tests::{
     BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, granted, lease, model, race, room,
 };
 
 /// Whatever the order, one of the two gets the block that the limit in force allows: no charge is
 /// above it, and none is refused below it.
-fn one_fits(name: &str, before: u64) {
+fn one_fits(
+    name: &str,
+    before: impl Fn() -> Limits + Send + Sync + 'static,
+    set_to_one: impl Fn(&Governor) + Send + Sync + 'static,
+) {
     model(name, Bounds::TWO_THREADS, move || {
-        let governor = governor(Limits::unlimited().peer(room(before)));
+        let governor = governor(before());
         let admit = || governor.inbound().peer("peer").try_admit().unwrap();
         let (one, two) = (admit(), admit());
         let (one_lease, two) = race(
             || {
-                governor.set_limits(Limits::unlimited().peer(room(1))).unwrap();
+                set_to_one(&governor);
                 one.try_lease_owned(BLOCK)
             },
             move || (two.try_lease_owned(BLOCK), two),
@@ -27,14 +31,20 @@ fn one_fits(name: &str, before: u64) {
     });
 }
 
+/// As [`one_fits`], for the limits of every peer.
+fn one_fits_each(name: &str, before: u64) {
+    let of = |blocks| Limits::unlimited().peer(room(blocks));
+    one_fits(name, move || of(before), move |governor| governor.set_limits(of(1)).unwrap());
+}
+
 #[test]
 fn lower_against_lease() {
-    one_fits("lower_against_lease", 2);
+    one_fits_each("lower_against_lease", 2);
 }
 
 #[test]
 fn raise_against_lease() {
-    one_fits("raise_against_lease", 0);
+    one_fits_each("raise_against_lease", 0);
 }
 
 /// What is above a lowered limit stays, and only falls.
@@ -125,22 +135,14 @@ fn admission_against_limits_of_its_peer() {
 
 /// As [`one_fits`], for the limits of one peer.
 fn one_fits_a_peer(name: &str, before: u64) {
-    model(name, Bounds::TWO_THREADS, move || {
-        let key = PeerKey::new("peer").unwrap();
-        let governor = governor(Limits::unlimited().peer_override(key.clone(), room(before)));
-        let admit = || governor.inbound().peer("peer").try_admit().unwrap();
-        let (one, two) = (admit(), admit());
-        let (one_lease, two) = race(
-            || {
-                governor.set_peer_limits(&key, room(1));
-                one.try_lease_owned(BLOCK)
-            },
-            move || (two.try_lease_owned(BLOCK), two),
-        );
-        assert!(granted(&one_lease, Scope::Peer) != granted(&two.0, Scope::Peer));
-        drop((one_lease, one, two));
-        all_back(&governor);
-    });
+    let key = || PeerKey::new("peer").unwrap();
+    one_fits(
+        name,
+        move || Limits::unlimited().peer_override(key(), room(before)),
+        move |governor| {
+            governor.set_peer_limits(&key(), room(1));
+        },
+    );
 }
 
 #[test]

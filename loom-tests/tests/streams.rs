@@ -49,21 +49,38 @@ fn class_has(governor: &Governor, streams: u64, blocks: u64, peer_is_known: bool
     assert_eq!(of_class(governor, CLASS), [class, parts], "the class, and the peer's part of it");
 }
 
+/// So many blocks are all that the class's one stream has, until it has none as `held` drops.
+#[track_caller]
+fn class_has_until(governor: &Governor, held: impl Sized, blocks: u64, peer_is_known: bool) {
+    class_has(governor, 1, blocks, peer_is_known);
+    drop(held);
+    class_has(governor, 1, 0, peer_is_known);
+}
+
+/// A model of one connection, of which nothing is left.
+fn connected(
+    name: &str,
+    bounds: Bounds,
+    body: impl Fn(&Governor, ConnectionGuard) + Send + Sync + 'static,
+) {
+    model(name, bounds, move || {
+        let governor = governor(Limits::unlimited());
+        body(&governor, admit(&governor));
+        all_back(&governor);
+    });
+}
+
 /// Two threads share a stream, whose connection has an idle block if `cached`.
 fn shared(
     name: &str,
     cached: bool,
     body: impl Fn(&Governor, &ConnectionGuard, Arc<StreamGuard>) + Send + Sync + 'static,
 ) {
-    model(name, Bounds::TWO_THREADS, move || {
-        let governor = governor(Limits::unlimited());
-        let guard = admit(&governor);
+    connected(name, Bounds::TWO_THREADS, move |governor, guard| {
         if cached {
             cache(&guard);
         }
-        body(&governor, &guard, Arc::new(open(&guard)));
-        drop(guard);
-        all_back(&governor);
+        body(governor, &guard, Arc::new(open(&guard)));
     });
 }
 
@@ -77,29 +94,24 @@ fn bind_class_against_return() {
     });
 }
 
-#[test]
-fn bind_class_against_lease() {
-    shared("bind_class_against_lease", false, |governor, _, stream| {
+fn bind_against_lease(name: &str, cached: bool) {
+    shared(name, cached, |governor, _, stream| {
         let same = stream.clone();
         let (answer, owned) = race(|| stream.bind_class(CLASS), move || owned(&same));
         answer.unwrap();
-        class_has(governor, 1, 1, false);
-        drop(owned);
-        class_has(governor, 1, 0, false);
+        class_has_until(governor, owned, 1, false);
     });
+}
+
+#[test]
+fn bind_class_against_lease() {
+    bind_against_lease("bind_class_against_lease", false);
 }
 
 /// The way that takes no connection's mutex: the lease is of an idle block.
 #[test]
 fn bind_class_against_cached_lease() {
-    shared("bind_class_against_cached_lease", true, |governor, _, stream| {
-        let same = stream.clone();
-        let (answer, owned) = race(|| stream.bind_class(CLASS), move || owned(&same));
-        answer.unwrap();
-        class_has(governor, 1, 1, false);
-        drop(owned);
-        class_has(governor, 1, 0, false);
-    });
+    bind_against_lease("bind_class_against_cached_lease", true);
 }
 
 #[test]
@@ -126,9 +138,7 @@ fn bind_class_against_reservation() {
             },
         );
         answer.unwrap();
-        class_has(governor, 1, 2, false);
-        drop(reservation);
-        class_has(governor, 1, 0, false);
+        class_has_until(governor, reservation, 2, false);
     });
 }
 
@@ -147,17 +157,14 @@ fn bind_class_against_a_close() {
 
 #[test]
 fn bind_class_against_the_guard() {
-    model("bind_class_against_the_guard", Bounds::TWO_THREADS, || {
-        let governor = governor(Limits::unlimited());
-        let guard = admit(&governor);
+    connected("bind_class_against_the_guard", Bounds::TWO_THREADS, |governor, guard| {
         let stream = open(&guard);
         let pinned = owned(&stream).into_pinned().unwrap();
         let (answer, ()) = race(|| stream.bind_class(CLASS), move || drop(guard));
         assert!(matches!(answer, Ok(()) | Err(BindError::Closed)));
         // What is left behind counts for no class.
-        class_has(&governor, 0, 0, false);
+        class_has(governor, 0, 0, false);
         drop((stream, pinned));
-        all_back(&governor);
     });
 }
 
@@ -189,9 +196,7 @@ fn bind_class_against_bind_peer() {
         let (peer, class) = race(|| guard.bind_peer(PEER), move || same.bind_class(CLASS));
         peer.unwrap();
         class.unwrap();
-        class_has(governor, 1, 1, true);
-        drop(owned);
-        class_has(governor, 1, 0, true);
+        class_has_until(governor, owned, 1, true);
     });
 }
 
@@ -203,45 +208,44 @@ fn bind_peer_against_return_to_a_class() {
         let (one, two) = (owned(&stream), owned(&stream));
         let (peer, ()) = race(|| guard.bind_peer(PEER), move || drop(one));
         peer.unwrap();
-        class_has(governor, 1, 1, true);
-        drop(two);
-        class_has(governor, 1, 0, true);
+        class_has_until(governor, two, 1, true);
     });
 }
 
 #[test]
 fn bind_peer_against_the_end_of_a_classed_stream() {
-    model("bind_peer_against_the_end_of_a_classed_stream", Bounds::TWO_THREADS, || {
-        let governor = governor(Limits::unlimited());
-        let guard = admit(&governor);
-        let stream = bound(&guard);
-        let reservation = stream.try_reserve(bytes(1)).unwrap();
-        let (peer, ()) = race(|| guard.bind_peer(PEER), move || drop(stream));
-        peer.unwrap();
-        class_has(&governor, 0, 1, true);
-        drop(reservation);
-        class_has(&governor, 0, 0, true);
-        drop(guard);
-        all_back(&governor);
-    });
+    connected(
+        "bind_peer_against_the_end_of_a_classed_stream",
+        Bounds::TWO_THREADS,
+        |governor, guard| {
+            let stream = bound(&guard);
+            let reservation = stream.try_reserve(bytes(1)).unwrap();
+            let (peer, ()) = race(|| guard.bind_peer(PEER), move || drop(stream));
+            peer.unwrap();
+            class_has(governor, 0, 1, true);
+            drop(reservation);
+            class_has(governor, 0, 0, true);
+        },
+    );
 }
 
 #[test]
 fn bind_class_against_bind_peer_and_return() {
-    model("bind_class_against_bind_peer_and_return", Bounds::THREE_OF_FEW_STEPS, || {
-        let governor = governor(Limits::unlimited());
-        let guard = admit(&governor);
-        let stream = Arc::new(open(&guard));
-        let (one, two) = (owned(&stream), owned(&stream));
-        let same = stream.clone();
-        let (peer, class, ()) =
-            race3(|| guard.bind_peer(PEER), move || same.bind_class(CLASS), move || drop(one));
-        peer.unwrap();
-        class.unwrap();
-        class_has(&governor, 1, 1, true);
-        drop((two, stream, guard));
-        all_back(&governor);
-    });
+    connected(
+        "bind_class_against_bind_peer_and_return",
+        Bounds::THREE_OF_FEW_STEPS,
+        |governor, guard| {
+            let stream = Arc::new(open(&guard));
+            let (one, two) = (owned(&stream), owned(&stream));
+            let same = stream.clone();
+            let (peer, class, ()) =
+                race3(|| guard.bind_peer(PEER), move || same.bind_class(CLASS), move || drop(one));
+            peer.unwrap();
+            class.unwrap();
+            class_has(governor, 1, 1, true);
+            drop((two, stream, guard));
+        },
+    );
 }
 
 #[test]
@@ -354,9 +358,7 @@ fn idle_block_for_a_classed_stream() {
         stream.bind_class(CLASS).unwrap();
         let same = stream.clone();
         let ((), owned) = race(|| lease(guard).mark(1), move || owned(&same));
-        class_has(governor, 1, 1, false);
-        drop(owned);
-        class_has(governor, 1, 0, false);
+        class_has_until(governor, owned, 1, false);
     });
 }
 
@@ -364,54 +366,49 @@ fn idle_block_for_a_classed_stream() {
 /// its last use.
 #[test]
 fn last_classed_lease_against_the_streams_end() {
-    model("last_classed_lease_against_the_streams_end", Bounds::TWO_THREADS, || {
-        let governor = governor(Limits::unlimited());
-        let guard = admit(&governor);
-        let stream = bound(&guard);
-        let owned = owned(&stream);
-        race(|| drop(stream), move || drop(owned));
-        class_has(&governor, 0, 0, false);
-        assert_eq!(at_rest(&governor).system.usage.streams(), 0);
-        drop(guard);
-        all_back(&governor);
-    });
+    connected(
+        "last_classed_lease_against_the_streams_end",
+        Bounds::TWO_THREADS,
+        |governor, guard| {
+            let stream = bound(&guard);
+            let owned = owned(&stream);
+            race(|| drop(stream), move || drop(owned));
+            class_has(governor, 0, 0, false);
+            assert_eq!(at_rest(governor).system.usage.streams(), 0);
+        },
+    );
 }
 
 /// The two last leases, and the stream.
 #[test]
 fn last_classed_leases_against_the_streams_end() {
-    model("last_classed_leases_against_the_streams_end", Bounds::THREE_THREADS, || {
-        let governor = governor(Limits::unlimited());
-        let guard = admit(&governor);
-        let stream = bound(&guard);
-        let (one, two) = (owned(&stream), owned(&stream));
-        race3(|| drop(stream), move || drop(one), move || drop(two));
-        class_has(&governor, 0, 0, false);
-        drop(guard);
-        all_back(&governor);
-    });
+    connected(
+        "last_classed_leases_against_the_streams_end",
+        Bounds::THREE_THREADS,
+        |governor, guard| {
+            let stream = bound(&guard);
+            let (one, two) = (owned(&stream), owned(&stream));
+            race3(|| drop(stream), move || drop(one), move || drop(two));
+            class_has(governor, 0, 0, false);
+        },
+    );
 }
 
 /// The last lease, the stream and the connection: nothing is left that keeps the account.
 #[test]
 fn classed_stream_against_the_guard() {
-    model("classed_stream_against_the_guard", Bounds::THREE_THREADS, || {
-        let governor = governor(Limits::unlimited());
-        let guard = admit(&governor);
+    connected("classed_stream_against_the_guard", Bounds::THREE_THREADS, |governor, guard| {
         let stream = bound(&guard);
         let owned = owned(&stream);
         race3(|| drop(guard), move || drop(stream), move || drop(owned));
-        class_has(&governor, 0, 0, false);
-        all_back(&governor);
+        class_has(governor, 0, 0, false);
     });
 }
 
 /// A return that finds its stream gone already takes nothing off the stream that came after it.
 #[test]
 fn late_return_against_the_next_stream() {
-    model("late_return_against_the_next_stream", Bounds::TWO_THREADS, || {
-        let governor = governor(Limits::unlimited());
-        let guard = admit(&governor);
+    connected("late_return_against_the_next_stream", Bounds::TWO_THREADS, |governor, guard| {
         let old = bound(&guard);
         let owned = owned(&old);
         let ((new, reservation), ()) = race(
@@ -423,11 +420,8 @@ fn late_return_against_the_next_stream() {
             },
             move || drop(owned),
         );
-        class_has(&governor, 1, 1, false);
-        drop(reservation);
-        class_has(&governor, 1, 0, false);
+        class_has_until(governor, reservation, 1, false);
         drop((new, guard));
-        all_back(&governor);
     });
 }
 

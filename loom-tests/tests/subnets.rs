@@ -2,7 +2,7 @@
 //!
 //! Two threads (eight preemptions), or three (three or four preemptions).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use leasehold::{
     AdmitError, AllowList, BindError, ConnectionGuard, Governor, Limits, PrefixLimits, Rate, Scope,
@@ -10,19 +10,23 @@ use leasehold::{
 };
 use loom_tests::{Bounds, all_back, at_rest, bytes, governor, model, race, race3, room};
 
-const HERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const THERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
 type Answer = Result<ConnectionGuard, AdmitError>;
 
-/// So many connections from each address.
-fn each(connections: u64) -> Limits {
-    let each = PrefixLimits::unlimited().connections(connections);
-    Limits::unlimited().subnets(SubnetLimits::unlimited().ipv4(32, each))
+/// These limits for each address.
+fn of_each(limits: PrefixLimits) -> Limits {
+    Limits::unlimited().subnets(SubnetLimits::unlimited().ipv4(32, limits))
 }
 
-fn from(governor: &Governor, address: Ipv4Addr) -> Answer {
-    governor.inbound().remote(std::net::IpAddr::from(address)).try_admit()
+/// So many connections from each address.
+fn each(connections: u64) -> Limits {
+    of_each(PrefixLimits::unlimited().connections(connections))
+}
+
+fn from(governor: &Governor, address: IpAddr) -> Answer {
+    governor.inbound().remote(address).try_admit()
 }
 
 /// Whether a connection was admitted, or else refused by its subnet.
@@ -45,22 +49,45 @@ fn moved(answer: &Result<(), BindError>) -> bool {
 
 /// An address has room for this many connections, of one.
 #[track_caller]
-fn has_room(governor: &Governor, address: Ipv4Addr, expected: bool) {
+fn has_room(governor: &Governor, address: IpAddr, expected: bool) {
     assert_eq!(admitted(&from(governor, address)), expected, "connections from {address}");
 }
 
-#[test]
-fn two_admissions() {
-    model("two_admissions", Bounds::TWO_THREADS, || {
-        let governor = governor(each(1));
+/// Nothing is left of anything, and at neither address a place is taken.
+#[track_caller]
+fn all_places_back(governor: &Governor) {
+    has_room(governor, HERE, true);
+    has_room(governor, THERE, true);
+    all_back(governor);
+}
+
+/// Of two who come from one address at once, one is admitted; its place is free again if `is_free`.
+fn one_of_two(name: &str, limits: impl Fn() -> Limits + Send + Sync + 'static, is_free: bool) {
+    model(name, Bounds::TWO_THREADS, move || {
+        let governor = governor(limits());
         let same = governor.clone();
         let (one, two) = race(|| from(&governor, HERE), move || from(&same, HERE));
         assert!(admitted(&one) != admitted(&two), "one fits, and one only");
         assert_eq!(at_rest(&governor).system.usage.connections(), 1);
         drop((one, two));
-        has_room(&governor, HERE, true);
+        has_room(&governor, HERE, is_free);
         all_back(&governor);
     });
+}
+
+#[test]
+fn two_admissions() {
+    one_of_two("two_admissions", || each(1), true);
+}
+
+/// Once in a lifetime.
+#[test]
+fn two_admissions_at_a_rate() {
+    let once = || {
+        let rate = Rate::new(Rate::MAX_INTERVAL, std::num::NonZeroU32::MIN);
+        of_each(PrefixLimits::unlimited().rate(rate))
+    };
+    one_of_two("two_admissions_at_a_rate", once, false);
 }
 
 /// Whoever comes after a connection ended has its place; nobody has it twice.
@@ -73,8 +100,7 @@ fn admission_against_a_drop() {
         let ((), new) = race(|| drop(old), move || from(&same, HERE));
         has_room(&governor, HERE, !admitted(&new));
         drop(new);
-        has_room(&governor, HERE, true);
-        all_back(&governor);
+        all_places_back(&governor);
     });
 }
 
@@ -103,10 +129,7 @@ fn refused_admission_takes_no_place() {
         let same = governor.clone();
         let (fits, never) = race(
             || from(&governor, HERE),
-            move || {
-                let address = std::net::IpAddr::from(HERE);
-                same.inbound().remote(address).class("full").try_admit().map(drop)
-            },
+            move || same.inbound().remote(HERE).class("full").try_admit().map(drop),
         );
         assert!(never.is_err());
         assert!(admitted(&fits), "refused because of one who was not admitted");
@@ -126,8 +149,7 @@ fn place_is_taken_until_the_guard_goes() {
         let (closed, refused) = race(|| handle.close(), move || admitted(&from(&same, HERE)));
         assert!(closed.is_ok() && !refused);
         drop(guard);
-        has_room(&governor, HERE, true);
-        all_back(&governor);
+        all_places_back(&governor);
     });
 }
 
@@ -161,25 +183,7 @@ fn admission_against_a_new_limit() {
         assert!(admitted(&first));
         has_room(&governor, HERE, false);
         drop(first);
-        has_room(&governor, HERE, true);
-        all_back(&governor);
-    });
-}
-
-/// Once in a lifetime.
-#[test]
-fn two_admissions_at_a_rate() {
-    model("two_admissions_at_a_rate", Bounds::TWO_THREADS, || {
-        let rate = Rate::new(Rate::MAX_INTERVAL, std::num::NonZeroU32::MIN);
-        let each = PrefixLimits::unlimited().rate(rate);
-        let limits = Limits::unlimited().subnets(SubnetLimits::unlimited().ipv4(32, each));
-        let governor = governor(limits);
-        let same = governor.clone();
-        let (one, two) = race(|| from(&governor, HERE), move || from(&same, HERE));
-        assert!(admitted(&one) != admitted(&two), "one fits, and one only");
-        drop((one, two));
-        has_room(&governor, HERE, false);
-        all_back(&governor);
+        all_places_back(&governor);
     });
 }
 
@@ -189,15 +193,12 @@ fn rebind_against_admission() {
         let governor = governor(each(1));
         let guard = from(&governor, HERE).unwrap();
         let same = governor.clone();
-        let (rebound, new) =
-            race(|| guard.rebind_source(std::net::IpAddr::from(THERE)), move || from(&same, THERE));
+        let (rebound, new) = race(|| guard.rebind_source(THERE), move || from(&same, THERE));
         assert!(moved(&rebound) != admitted(&new), "one fits, and one only");
         has_room(&governor, HERE, rebound.is_ok());
         has_room(&governor, THERE, false);
         drop((guard, new));
-        has_room(&governor, HERE, true);
-        has_room(&governor, THERE, true);
-        all_back(&governor);
+        all_places_back(&governor);
     });
 }
 
@@ -207,15 +208,11 @@ fn rebind_against_rebind() {
     model("rebind_against_rebind", Bounds::TWO_THREADS, || {
         let governor = governor(each(1));
         let (one, two) = (from(&governor, HERE).unwrap(), from(&governor, THERE).unwrap());
-        let (first, (second, two)) = race(
-            || one.rebind_source(std::net::IpAddr::from(THERE)),
-            move || (two.rebind_source(std::net::IpAddr::from(HERE)), two),
-        );
+        let (first, (second, two)) =
+            race(|| one.rebind_source(THERE), move || (two.rebind_source(HERE), two));
         assert!(!moved(&first) && !moved(&second));
         drop((one, two));
-        has_room(&governor, HERE, true);
-        has_room(&governor, THERE, true);
-        all_back(&governor);
+        all_places_back(&governor);
     });
 }
 
@@ -225,16 +222,13 @@ fn rebind_against_a_close() {
         let governor = governor(each(1));
         let guard = from(&governor, HERE).unwrap();
         let handle = guard.handle();
-        let (rebound, closed) =
-            race(|| guard.rebind_source(std::net::IpAddr::from(THERE)), move || handle.close());
+        let (rebound, closed) = race(|| guard.rebind_source(THERE), move || handle.close());
         assert!(closed.is_ok());
         assert!(matches!(rebound, Ok(()) | Err(BindError::Closed)));
         has_room(&governor, HERE, rebound.is_ok());
         has_room(&governor, THERE, rebound.is_err());
         drop(guard);
-        has_room(&governor, HERE, true);
-        has_room(&governor, THERE, true);
-        all_back(&governor);
+        all_places_back(&governor);
     });
 }
 
@@ -250,10 +244,7 @@ fn end_of_trust_against_admission() {
         drop(first);
         assert_eq!(governor.snapshot().allowlisted_system.usage.connections(), 1);
         let same = governor.clone();
-        let peer_admits = move || {
-            let address = std::net::IpAddr::from(HERE);
-            same.inbound().remote(address).peer("stranger").try_admit()
-        };
+        let peer_admits = move || same.inbound().remote(HERE).peer("stranger").try_admit();
         let (answer, other) = race(|| trusted.bind_peer("stranger"), peer_admits);
         assert!(moved(&answer) != admitted(&other), "one fits, and one only");
         drop((trusted, other));
@@ -277,12 +268,10 @@ fn promoted_comes_from_elsewhere(name: &str, allowed: &'static str) {
         let guard = from(&governor, HERE).unwrap();
         drop(guard.try_reserve(bytes(1)).unwrap());
         assert_eq!(governor.snapshot().allowlisted_system.usage.connections(), 1);
-        guard.rebind_source(std::net::IpAddr::from(THERE)).unwrap();
+        guard.rebind_source(THERE).unwrap();
         drop(guard);
         governor.set_limits(each(1)).unwrap();
-        has_room(&governor, HERE, true);
-        has_room(&governor, THERE, true);
-        all_back(&governor);
+        all_places_back(&governor);
     });
 }
 
