@@ -231,7 +231,7 @@ impl<M: Clone> Tree<M> {
         let class = class.map(|class| levels.hold_class(class));
         let place = Place::new(peer, class, Realm::Ordinary);
         if let (Some(class), Some(peer)) = (class, peer) {
-            levels.crossings.hold(class, peer);
+            levels.crossings.hold(class, peer, 1);
         }
         Line::new(scopes, place, Standing::Present)
     }

@@ -82,26 +82,22 @@ impl Connection {
         if ledger.place.peer().is_some() {
             return Ok(false);
         }
-        if !ledger.has_streams() && ledger.place.realm == Realm::Ordinary {
-            let own = ledger.usage();
-            let mut line = self.line(ledger);
-            if line.try_bind_plainly(peer, &own, self.id) {
-                ledger.place = line.place();
-                return Ok(true);
-            }
-        }
         let own = ledger.usage();
         let streams = ledger.stream_shares();
-        let ip = self.ip(ledger);
-        let address = ip.map(|ip| self.shared.tree.address(ip));
-        let mut line = self.line(ledger);
+        // One who was let in on trust may have to go back to where its address counts it.
         let trusted = ledger.place.realm == Realm::Allowlisted;
+        let ip = self.ip(ledger).filter(|_| trusted);
+        let address = ip
+            .filter(|_| !ledger.counted && ledger.direction == Direction::Inbound)
+            .map(|ip| self.shared.tree.address(ip));
+        let mut line = self.line(ledger);
+        if !trusted && streams.is_empty() && line.try_bind_plainly(peer, &own, self.id) {
+            ledger.place = line.place();
+            return Ok(true);
+        }
         let goes_back = trusted && !line.is_peer_allowlisted(ip, peer);
         let realm = if goes_back { Realm::Ordinary } else { ledger.place.realm };
-        // One who was let in on trust goes back to where its address counts it.
-        let visit = address
-            .filter(|_| goes_back && !ledger.counted && ledger.direction == Direction::Inbound)
-            .map(|address| line.subnets().visit(address, now));
+        let visit = address.filter(|_| goes_back).map(|address| line.subnets().visit(address, now));
         let to = line.hold_bound(peer, realm, &streams);
         let bound = line.allow_visit(visit.as_ref()).and_then(|()| {
             line.insist(self.own_idle(ledger), |line, excused| {

@@ -172,18 +172,15 @@ impl Ledger {
         self.tables.as_mut()?.streams.get_mut(&key)
     }
 
-    pub(super) fn has_streams(&self) -> bool {
-        self.tables.as_ref().is_some_and(|tables| !tables.streams.is_empty())
-    }
-
     pub(super) fn streams(&mut self) -> impl Iterator<Item = &mut Stream> {
         self.tables.iter_mut().flat_map(|tables| tables.streams.values_mut())
     }
 
     /// What the streams are charged for to classes of their own, class by class.
     pub(super) fn stream_shares(&self) -> Vec<StreamShare> {
+        let Some(tables) = &self.tables else { return Vec::new() };
         let mut shares = BTreeMap::new();
-        for stream in self.tables.iter().flat_map(|tables| tables.streams.values()) {
+        for stream in tables.streams.values() {
             let Some(StreamClass { class, memory }) = stream.class else { continue };
             let nothing = StreamShare { class, usage: Tally::default(), streams: 0 };
             let share: &mut StreamShare = shares.entry(class).or_insert(nothing);
@@ -208,21 +205,18 @@ impl Ledger {
     /// The guard is gone, and no stream counts any longer. What stays are the accounts that leases
     /// still point to.
     pub(super) fn end_streams(&mut self) {
-        if let Some(tables) = &mut self.tables {
-            let ended = std::mem::take(&mut tables.streams).into_values();
-            let pointed_to =
-                ended.map(|stream| stream.account).filter(|account| account.holds_any());
-            tables.left = pointed_to.collect();
-            tables.left.shrink_to_fit();
-        }
+        let Some(tables) = &mut self.tables else { return };
+        let ended = std::mem::take(&mut tables.streams).into_values();
+        let pointed_to = ended.map(|stream| stream.account).filter(|account| account.holds_any());
+        tables.left = pointed_to.collect();
+        tables.left.shrink_to_fit();
         self.drop_empty_tables();
     }
 
     /// Forgets all accounts of streams, when no lease is left that could point to one.
     pub(super) fn forget_accounts(&mut self) {
-        if let Some(tables) = &mut self.tables {
-            tables.left = Vec::new();
-        }
+        let Some(tables) = &mut self.tables else { return };
+        tables.left = Vec::new();
         self.drop_empty_tables();
     }
 
@@ -236,9 +230,8 @@ impl Ledger {
                 self.tables.get_or_insert_default().source = Some(Box::new(source));
             }
             None => {
-                if let Some(tables) = &mut self.tables {
-                    tables.source = None;
-                }
+                let Some(tables) = &mut self.tables else { return };
+                tables.source = None;
                 self.drop_empty_tables();
             }
         }

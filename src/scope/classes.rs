@@ -208,13 +208,8 @@ impl<M> Crossings<M> {
         Self { parts: (0..PARTS).map(|_| HashTable::new()).collect() }
     }
 
-    /// Finds or makes the scope, and holds it.
-    pub(super) fn hold(&mut self, class: ClassRef, peer: PeerRef) {
-        self.hold_many(class, peer, 1);
-    }
-
-    /// As [`hold`](Self::hold), so many times.
-    pub(super) fn hold_many(&mut self, class: ClassRef, peer: PeerRef, holders: u32) {
+    /// Finds or makes the scope, and holds it so many times.
+    pub(super) fn hold(&mut self, class: ClassRef, peer: PeerRef, holders: u32) {
         let hash = hash_of(class, peer);
         let part = &mut self.parts[part_of(hash)];
         if let Some(crossing) = part.find_mut(hash, |crossing| crossing.is(class, peer)) {
@@ -227,15 +222,9 @@ impl<M> Crossings<M> {
         });
     }
 
-    /// Lets go of a scope. The last holder gets it, to drop it when no lock is held.
+    /// Lets go of a scope so many times. The last holder gets it, to drop it when no lock is held.
     #[must_use = "a scope may not be dropped under the lock"]
-    pub(super) fn release(&mut self, class: ClassRef, peer: PeerRef) -> Option<Box<Crossing<M>>> {
-        self.release_many(class, peer, 1)
-    }
-
-    /// As [`release`](Self::release), so many times.
-    #[must_use = "a scope may not be dropped under the lock"]
-    pub(super) fn release_many(
+    pub(super) fn release(
         &mut self,
         class: ClassRef,
         peer: PeerRef,

@@ -51,10 +51,16 @@ pub(super) struct Rung<'a, M> {
 /// Scopes that nobody holds any more, to be dropped when no lock is held.
 #[must_use = "a scope may not be dropped under the lock"]
 pub(crate) struct Vacated<M> {
+    /// One peer, which is the usual case and takes no room elsewhere.
     peer: Option<Box<Peer<M>>>,
-    class: Option<Box<Class<M>>>,
-    crossing: Option<Box<Crossing<M>>>,
-    others: Option<Box<Vacated<M>>>,
+    others: Vec<Empty<M>>,
+}
+
+/// One such scope.
+enum Empty<M> {
+    Peer { _scope: Box<Peer<M>> },
+    Class { _scope: Box<Class<M>> },
+    Crossing { _scope: Box<Crossing<M>> },
 }
 
 impl<M> Levels<M> {
@@ -220,12 +226,15 @@ impl<M> Levels<M> {
         class: Option<ClassRef>,
         peer: Option<PeerRef>,
     ) -> Vacated<M> {
-        let Some(class) = class else { return Vacated::none() };
-        Vacated {
-            crossing: peer.and_then(|peer| self.crossings.release(class, peer)),
-            class: self.classes.release(class),
-            ..Vacated::none()
+        let mut vacated = Vacated::default();
+        if let Some(class) = class {
+            if let Some(peer) = peer {
+                vacated.merge(self.release_crossing(class, peer, 1));
+            }
+            let released = self.classes.release(class);
+            vacated.others.extend(released.map(|scope| Empty::Class { _scope: scope }));
         }
+        vacated
     }
 
     pub(super) fn release_crossing(
@@ -234,8 +243,10 @@ impl<M> Levels<M> {
         peer: PeerRef,
         holders: u32,
     ) -> Vacated<M> {
-        let crossing = self.crossings.release_many(class, peer, holders);
-        Vacated { crossing, ..Vacated::none() }
+        let mut vacated = Vacated::default();
+        let released = self.crossings.release(class, peer, holders);
+        vacated.others.extend(released.map(|scope| Empty::Crossing { _scope: scope }));
+        vacated
     }
 
     pub(super) fn release_peer(&mut self, peer: Option<PeerRef>) -> Vacated<M> {
@@ -254,7 +265,7 @@ impl<M> Levels<M> {
             LevelRef::ClassPeer(class, peer) => {
                 self.peers.hold_again(peer);
                 self.classes.hold_again(class);
-                self.crossings.hold(class, peer);
+                self.crossings.hold(class, peer, 1);
             }
         }
         true
@@ -263,7 +274,7 @@ impl<M> Levels<M> {
     /// Lets go of what [`hold`](Self::hold) holds.
     pub(super) fn release(&mut self, level: LevelRef) -> Vacated<M> {
         match level {
-            LevelRef::System(_) | LevelRef::Transient(_) => Vacated::none(),
+            LevelRef::System(_) | LevelRef::Transient(_) => Vacated::default(),
             LevelRef::Peer(peer) => self.release_peer(Some(peer)),
             LevelRef::Class(class) => self.release_class(Some(class), None),
             LevelRef::ClassPeer(class, peer) => {
@@ -277,28 +288,25 @@ impl<M> Levels<M> {
 
 impl<M> Default for Vacated<M> {
     fn default() -> Self {
-        Self::none()
+        Self::of_peer(None)
     }
 }
 
 impl<M> Vacated<M> {
-    pub(super) fn none() -> Self {
-        Self { peer: None, class: None, crossing: None, others: None }
-    }
-
     pub(super) fn of_peer(peer: Option<Box<Peer<M>>>) -> Self {
-        Self { peer, ..Self::none() }
+        Self { peer, others: Vec::new() }
     }
 
-    pub(crate) fn merge(&mut self, mut other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
+        let Self { peer, others } = other;
         if self.peer.is_none() {
-            self.peer = other.peer.take();
+            self.peer = peer;
+        } else {
+            self.others.extend(peer.map(|scope| Empty::Peer { _scope: scope }));
         }
-        if other.peer.is_none() && other.class.is_none() && other.crossing.is_none() {
-            return;
+        if !others.is_empty() {
+            self.others.extend(others);
         }
-        other.others = self.others.take();
-        self.others = Some(Box::new(other));
     }
 }
 

@@ -259,10 +259,10 @@ impl<M: Clone> Line<'_, M> {
         let levels = &mut self.scopes.levels;
         let held = levels.hold_peer(peer);
         if let Some(class) = self.place.class {
-            levels.crossings.hold(class, held);
+            levels.crossings.hold(class, held, 1);
         }
         for share in streams {
-            levels.crossings.hold_many(share.class, held, share.streams);
+            levels.crossings.hold(share.class, held, share.streams);
         }
         Place::new(Some(held), self.place.class, realm)
     }
@@ -270,7 +270,7 @@ impl<M: Clone> Line<'_, M> {
     /// Lets go of what [`hold_bound`](Self::hold_bound) holds.
     pub(crate) fn release_bound(&mut self, to: Place, streams: &[StreamShare]) -> Vacated<M> {
         let levels = &mut self.scopes.levels;
-        let Some(held) = to.peer() else { return Vacated::none() };
+        let Some(held) = to.peer() else { return Vacated::default() };
         let mut vacated = levels.release_peer(Some(held));
         for share in streams {
             vacated.merge(levels.release_crossing(share.class, held, share.streams));
@@ -381,7 +381,7 @@ impl<M: Clone> Line<'_, M> {
     pub(crate) fn hold_stream(&mut self, name: Hashed<'_, str>) -> ClassRef {
         let class = self.scopes.levels.hold_class(name);
         if let Some(peer) = self.place.peer() {
-            self.scopes.levels.crossings.hold(class, peer);
+            self.scopes.levels.crossings.hold(class, peer, 1);
         }
         class
     }

@@ -82,7 +82,7 @@ impl<M: Clone> Line<'_, M> {
             })),
             None => {
                 levels.transient.sub(ended, &of_realm.transient);
-                Vacated::none()
+                Vacated::default()
             }
         })
     }
