@@ -55,7 +55,6 @@ pub(crate) use account::StreamAccount;
 pub(crate) use audit::Audit;
 pub(crate) use close::Closer;
 use ledger::{Ledger, Phase};
-use loose::LooseMemory;
 use remote::Remote;
 pub(crate) use seat::Seat;
 use seat::Spot;
@@ -243,16 +242,6 @@ impl Connection {
     /// wiping: the system never shows it to anyone again.
     pub(crate) fn is_block(&self, capacity: usize) -> bool {
         self.shared.arena.class_for(capacity).is_some()
-    }
-
-    /// Notes who leased a large block.
-    pub(crate) fn note_large(&self, seat: Seat, site: &'static Location<'static>, tick: u32) {
-        if let Spot::Loose { key } = seat.spot()
-            && let Some(lease) = self.ledger.lock().loose_lease_mut(key)
-            && let LooseMemory::Large { note, .. } = &lease.memory
-        {
-            note.write(site, tick);
-        }
     }
 
     /// Who leased the block, which the caller holds.

@@ -14,15 +14,25 @@
 //! it is read from: blocks keep what their last user left, so a lease shows only what was written
 //! since it was made. And nobody touches a block after it was returned: a borrowed lease cannot
 //! outlive its guard, and an owned one is touched only while pinned, which a close leaves alone.
+//!
+//! **Where the bytes are** is found only by a lease whose block nobody else can take: the way leads
+//! through the arena's directory and the block's record, which stay exactly as long as some block of
+//! the slab is out. A borrowed lease looks as soon as it is made. An owned one may be revoked from
+//! its first moment on, so it looks at its first [`pin`](OwnedLease::pin), after the step that pins.
+//! Until then it has a number and no address, so that making it is one step and not a third, to pin
+//! it meanwhile. The number is still its block's when a pin succeeds: a slot or key gets another
+//! block only after this lease has given its own back, or never, once a close has taken it, for a
+//! closed connection gets no more. And after a close no pin succeeds, so an address that was found
+//! before it is kept in vain and used no more.
 
 mod borrowed;
 mod owned;
+mod place;
 mod window;
 
 use std::panic::Location;
 use std::ptr::NonNull;
 
-use crate::arena::Class;
 use crate::connection::{Connection, Granted, Memory, Seat, StreamAccount};
 use crate::error::LeaseError;
 use crate::magazine::Hold;
@@ -30,20 +40,23 @@ use crate::priority::Priority;
 use crate::sync::Watch;
 pub use borrowed::Lease;
 pub use owned::{OwnedLease, Pinned, PinnedLease};
+use place::{Leased, Place, Sought};
 use window::Window;
 
-/// Leases a block of at least `len` bytes, notes who leased it, and finds its bytes.
+/// Leases a block of at least `len` bytes, and answers what `open` makes of it: whether its bytes may
+/// be looked for already depends on the hold.
 ///
 /// The usual case is one atomic step on the connection's own word. What can be read before it is
 /// read before it, since a locked step lets nothing behind it begin.
 #[inline(always)]
-fn lease(
+fn lease<T>(
     connection: &Connection,
     account: Option<&StreamAccount>,
     len: usize,
     hold: Hold,
     site: &'static Location<'static>,
-) -> Result<(Seat, Window), LeaseError> {
+    open: impl FnOnce(Leased<'_>) -> T,
+) -> Result<(Seat, T), LeaseError> {
     let shared = connection.shared();
     let tick = shared.tick();
     if let Some(number) = shared.arena.class_for(len) {
@@ -54,68 +67,53 @@ fn lease(
             Some(account) => connection.lease_cached_on_stream(account, number, hold),
         };
         if let Some((seat, block)) = leased {
-            return Ok((seat, open(class, capacity, block, site, tick)));
+            let sought = Sought::new(number, capacity, block, site, tick);
+            return Ok((seat, open(Leased::Block(class, sought))));
         }
     }
-    lease_slowly(connection, account, len, hold, Priority::Critical, site)
+    lease_slowly(connection, account, len, hold, Priority::Critical, site, open)
         .inspect_err(|error| connection.count_refusal(error))
 }
 
 /// As [`lease`], at a priority that has to be weighed each time.
-fn lease_at(
+fn lease_at<T>(
     connection: &Connection,
     account: Option<&StreamAccount>,
     len: usize,
     hold: Hold,
     priority: Priority,
     site: &'static Location<'static>,
-) -> Result<(Seat, Window), LeaseError> {
+    open: impl FnOnce(Leased<'_>) -> T,
+) -> Result<(Seat, T), LeaseError> {
     match priority {
-        Priority::Critical => lease(connection, account, len, hold, site),
-        _ => lease_slowly(connection, account, len, hold, priority, site)
+        Priority::Critical => lease(connection, account, len, hold, site, open),
+        _ => lease_slowly(connection, account, len, hold, priority, site, open)
             .inspect_err(|error| connection.count_refusal(error)),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn lease_slowly(
+fn lease_slowly<T>(
     connection: &Connection,
     account: Option<&StreamAccount>,
     len: usize,
     hold: Hold,
     priority: Priority,
     site: &'static Location<'static>,
-) -> Result<(Seat, Window), LeaseError> {
-    let Granted { seat, memory } = connection.lease_slowly(len, hold, account, priority)?;
+    open: impl FnOnce(Leased<'_>) -> T,
+) -> Result<(Seat, T), LeaseError> {
+    let Granted { seat, memory } = connection.lease_slowly(len, hold, account, priority, site)?;
     let shared = connection.shared();
-    let tick = shared.tick();
-    let window = match memory {
-        Memory::Block { class, block } => {
-            let class = shared.arena.class(class);
-            open(class, class.block_bytes(), block, site, tick)
+    let leased = match memory {
+        Memory::Block { class: number, block } => {
+            let class = shared.arena.class(number);
+            let sought = Sought::new(number, class.block_bytes(), block, site, shared.tick());
+            Leased::Block(class, sought)
         }
-        Memory::Large { base, bytes } => {
-            connection.note_large(seat, site, tick);
-            Window::new(base, bytes, Watch::none())
-        }
+        Memory::Large { base, bytes } => Leased::Large(Window::new(base, bytes, Watch::none())),
     };
-    Ok((seat, window))
-}
-
-/// A window on a block that was just leased to the caller.
-#[inline(always)]
-fn open(
-    class: &Class,
-    capacity: usize,
-    block: u32,
-    site: &'static Location<'static>,
-    tick: u32,
-) -> Window {
-    // SAFETY: the caller gives the block back only after the window that is made here is gone.
-    let (record, base) = unsafe { class.locate(block) };
-    record.note().write(site, tick);
-    Window::new(base, capacity, Watch::of(&record.probe))
+    Ok((seat, open(leased)))
 }
 
 /// A lease that no borrow ties to its guard.
@@ -129,11 +127,15 @@ struct Loan {
     /// How the block is held, as far as this lease knows: a close takes an owned block without
     /// asking, and tells at the next step.
     hold: Hold,
-    window: Window,
+    /// [Found](Place::Found) before the hold is anything but [owned](Hold::Owned).
+    place: Place,
     /// The stream's account, if it was leased on one. The connection keeps it until all that was
     /// taken from it, this block too, is returned.
     account: Option<NonNull<StreamAccount>>,
 }
+
+#[cfg(all(not(leasehold_loom), target_pointer_width = "64"))]
+const _: () = assert!(size_of::<Loan>() == 64);
 
 // SAFETY: `Connection` is `Send + Sync`, and the window's bytes belong to this lease alone while
 // its hold allows touching them.
@@ -142,53 +144,15 @@ unsafe impl Send for Loan {}
 unsafe impl Sync for Loan {}
 
 impl Loan {
+    /// A lease that is owned, and so may be revoked already.
     #[inline(always)]
-    fn new(
+    fn owned(
         connection: &Connection,
         account: Option<&StreamAccount>,
-        len: usize,
-        site: &'static Location<'static>,
-    ) -> Result<Self, LeaseError> {
-        let (seat, window) = lease(connection, account, len, Hold::Pinned, site)?;
-        Ok(Self::opened(connection, account, seat, window))
-    }
-
-    /// As [`new`](Self::new), at a priority.
-    fn new_at(
-        connection: &Connection,
-        account: Option<&StreamAccount>,
-        len: usize,
-        priority: Priority,
-        site: &'static Location<'static>,
-    ) -> Result<Self, LeaseError> {
-        let (seat, window) = lease_at(connection, account, len, Hold::Pinned, priority, site)?;
-        Ok(Self::opened(connection, account, seat, window))
-    }
-
-    /// Opens a lease to revocation. Until then it is pinned: a close on another thread could take
-    /// the block, and its slab with it, while its bytes are still being found.
-    #[inline(always)]
-    fn opened(
-        connection: &Connection,
-        account: Option<&StreamAccount>,
-        seat: Seat,
-        window: Window,
+        (seat, place): (Seat, Place),
     ) -> Self {
-        let mut loan = Self::of(connection, account, Hold::Pinned, seat, window);
-        loan.unpin();
-        loan
-    }
-
-    #[inline(always)]
-    fn of(
-        connection: &Connection,
-        account: Option<&StreamAccount>,
-        hold: Hold,
-        seat: Seat,
-        window: Window,
-    ) -> Self {
-        let account = account.map(NonNull::from);
-        Self { connection: NonNull::from(connection), seat, hold, window, account }
+        let (connection, account) = (NonNull::from(connection), account.map(NonNull::from));
+        Self { connection, seat, hold: Hold::Owned, place, account }
     }
 
     #[inline]
@@ -213,14 +177,49 @@ impl Loan {
         held
     }
 
+    /// Pins an owned block, if it is still there, and finds its bytes unless an earlier pin did.
+    #[inline(always)]
+    fn try_pin(&mut self) -> bool {
+        debug_assert!(self.hold == Hold::Owned);
+        if !self.try_rehold(Hold::Pinned) {
+            return false;
+        }
+        if let Place::Sought(sought) = self.place {
+            let class = self.connection().shared().arena.class(sought.class());
+            // SAFETY: the step above found that no close had taken the block, and pinned it: now none
+            // does before this lease lets go of it. Its hold says so, and whoever touches the window
+            // looks at that first (`Pinned`, `PinnedLease` and `Detached` exist only while it is
+            // held; `wipe` pins it). The class is the one that it was leased from.
+            self.place = Place::Found(unsafe { sought.find(class) });
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn window(&self) -> &Window {
+        self.place.window()
+    }
+
+    #[inline(always)]
+    fn window_mut(&mut self) -> &mut Window {
+        self.place.window_mut()
+    }
+
+    #[inline(always)]
+    fn capacity(&self) -> usize {
+        self.place.capacity()
+    }
+
     /// Overwrites the block, if it is still there.
     #[cold]
     fn wipe(&mut self) {
-        if !self.connection().is_block(self.window.capacity()) {
+        // What was not found was not written to either, and was overwritten when it last came back.
+        let is_untouched = matches!(self.place, Place::Sought(_));
+        if is_untouched || !self.connection().is_block(self.capacity()) {
             return;
         }
-        if self.hold != Hold::Owned || self.try_rehold(Hold::Pinned) {
-            self.window.wipe();
+        if self.hold != Hold::Owned || self.try_pin() {
+            self.window_mut().wipe();
         }
     }
 
@@ -241,11 +240,11 @@ impl Loan {
     /// fits if a quarter of this one would do.
     fn detach(mut self) -> bytes::Bytes {
         debug_assert!(self.hold == Hold::Pinned);
-        let len = self.window.readable().len();
+        let len = self.window().readable().len();
         if len == 0 {
             return bytes::Bytes::new();
         }
-        if len < self.window.capacity() / 4
+        if len < self.capacity() / 4
             && let Some(smaller) = self.copy_into_smaller()
         {
             drop(self);
@@ -259,19 +258,24 @@ impl Loan {
     /// A copy in a smaller block, if there is a smaller class and room for it.
     fn copy_into_smaller(&self) -> Option<Loan> {
         let connection = self.connection();
-        let readable = self.window.readable();
+        let readable = self.window().readable();
         let capacity = connection.capacity_for(readable.len())?;
-        if capacity >= self.window.capacity() {
+        if capacity >= self.capacity() {
             return None;
         }
         let site = connection.site_of(self.seat)?;
         // Not a refusal if there is no room: nobody asked for it.
         let (account, hold) = (self.account, Hold::Detached);
         let priority = Priority::Critical;
-        let leased = lease_slowly(connection, self.account(), readable.len(), hold, priority, site);
-        let (seat, window) = leased.ok()?;
-        let mut copy = Loan { connection: self.connection, seat, hold, window, account };
-        copy.window.append(readable);
+        let len = readable.len();
+        let leased =
+            lease_slowly(connection, self.account(), len, hold, priority, site, |leased| {
+                // SAFETY: a close leaves what is detached, and `copy` returns it as its window goes.
+                Place::Found(unsafe { leased.find() })
+            });
+        let (seat, place) = leased.ok()?;
+        let mut copy = Loan { connection: self.connection, seat, hold, place, account };
+        copy.window_mut().append(readable);
         Some(copy)
     }
 }
@@ -284,7 +288,7 @@ impl Drop for Loan {
         }
         // First, while the block is still out and so keeps the record and the account.
         if let Some(account) = self.account() {
-            self.connection().give_back(account, self.window.capacity() as u64);
+            self.connection().give_back(account, self.capacity() as u64);
         }
         // Once the block is put back nothing keeps the record, so all that is borrowed from it then
         // is the magazine, which is atomics through and through.
@@ -304,6 +308,6 @@ struct Detached(Loan);
 
 impl AsRef<[u8]> for Detached {
     fn as_ref(&self) -> &[u8] {
-        self.0.window.readable()
+        self.0.window().readable()
     }
 }

@@ -235,6 +235,30 @@ fn guard_against_lease_owned() {
     });
 }
 
+/// As above, and the slab goes with the block: the arena has another empty one already. Whoever
+/// leased as *owned* and was revoked at once has no way to the block left.
+#[test]
+fn guard_against_lease_owned_of_a_slab_that_goes() {
+    model("guard_against_lease_owned_of_a_slab_that_goes", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let (other, guard) = (admit(&governor), admit(&governor));
+        let full: Vec<_> = (0..SLAB_BLOCKS).map(|_| lease(&other).into_owned()).collect();
+        let handle = handle(&guard);
+        drop(other);
+        let ((), owned) = race(
+            || drop(guard),
+            move || {
+                let mut owned = handle.try_lease_owned(BLOCK).ok()?;
+                pin_and_mark(&mut owned);
+                Some(owned)
+            },
+        );
+        assert_eq!(at_rest(&governor).arena.classes[0].slabs, 1, "one empty slab is kept");
+        drop(full);
+        ended(&governor, owned);
+    });
+}
+
 #[test]
 fn guard_against_refill() {
     with_the_guard("guard_against_refill", ConnectionGuard::handle, |handle| {

@@ -7,7 +7,7 @@
 use std::mem::forget;
 
 use leasehold::{ConnectionGuard, Governor, Lease, Limits, OwnedLease};
-use loom_tests::{Bounds, Mark, Remains, admit, ended, governor, lease, model, race};
+use loom_tests::{BLOCK, Bounds, Mark, Remains, admit, ended, governor, lease, model, race};
 
 const SLOTS: usize = 8;
 
@@ -101,4 +101,24 @@ fn guard_against_freeze() {
 #[test]
 fn guard_against_drop() {
     with_the_guard("loose: guard_against_drop", drop);
+}
+
+/// The ninth is leased as *owned* at once, while the guard goes.
+#[test]
+fn guard_against_lease_owned() {
+    model("loose: guard_against_lease_owned", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = full(&governor);
+        drop(ninth(&guard));
+        let handle = guard.handle();
+        let ((), owned) = race(
+            || drop(guard),
+            move || {
+                let mut owned = handle.try_lease_owned(BLOCK).ok()?;
+                let _ = owned.pin().map(|mut pin| pin.mark(2));
+                Some(owned)
+            },
+        );
+        ended(&governor, owned);
+    });
 }

@@ -62,9 +62,11 @@ impl Directory {
         // Relaxed, all three: the hand-out of the block already orders this after the entry was
         // written.
         let lower = self.upper[slab / LOWER % UPPER].load(Ordering::Relaxed);
+        debug_assert!(!lower.is_null(), "a block is sought whose slab is gone");
         // SAFETY: the slab has an entry, so its lower level exists; see above.
         let slot = unsafe { &(*lower).entries[slab % LOWER] };
         let base = slot.base.load(Ordering::Relaxed);
+        debug_assert!(!base.is_null(), "a block is sought whose slab is gone");
         // SAFETY: the slab has an entry, so neither pointer is null.
         let base = unsafe { NonNull::new_unchecked(base) };
         Entry { records: slot.records.load(Ordering::Relaxed), base }

@@ -1,5 +1,7 @@
 //! Leases that the magazine alone could not serve.
 
+use std::panic::Location;
+
 use super::account::StreamAccount;
 use super::errand::{Errand, Halt};
 use super::ledger::{Ledger, Phase};
@@ -19,6 +21,7 @@ struct LeaseTerms<'a> {
     hold: Hold,
     account: Option<&'a StreamAccount>,
     priority: Priority,
+    site: &'static Location<'static>,
 }
 
 impl Connection {
@@ -31,6 +34,7 @@ impl Connection {
         hold: Hold,
         account: Option<&StreamAccount>,
         priority: Priority,
+        site: &'static Location<'static>,
     ) -> Result<Granted, LeaseError> {
         let class = self.shared.arena.class_for(len);
         if let (Some(class), None, Priority::Critical) = (class, account, priority)
@@ -38,7 +42,7 @@ impl Connection {
         {
             return Ok(granted);
         }
-        let terms = LeaseTerms { hold, account, priority };
+        let terms = LeaseTerms { hold, account, priority, site };
         let mut errand = Errand::new(&self.shared);
         let granted = match class {
             Some(class) => errand.run(|errand| self.attempt_block(class, terms, errand)),
@@ -67,7 +71,7 @@ impl Connection {
         terms: LeaseTerms<'a>,
         errand: &mut Errand<'a>,
     ) -> Result<Granted, Halt> {
-        let LeaseTerms { hold, account, priority } = terms;
+        let LeaseTerms { hold, account, priority, .. } = terms;
         let bytes = self.block_bytes(class);
         let entry = self.enter(account, bytes, priority)?;
         let mut guard = self.ledger.lock();
@@ -137,7 +141,7 @@ impl Connection {
         terms: LeaseTerms<'a>,
         errand: &mut Errand<'a>,
     ) -> Result<Granted, Halt> {
-        let LeaseTerms { hold, account, priority } = terms;
+        let LeaseTerms { hold, account, priority, site } = terms;
         let entry = self.enter(account, bytes as u64, priority)?;
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
@@ -153,7 +157,9 @@ impl Connection {
         self.charge(ledger, entry.as_ref(), &request)?;
         let Some(mapping) = errand.take_mapping() else { return Err(Halt::MapLarge(bytes)) };
         let memory = Memory::Large { base: mapping.base(), bytes: mapping.len() };
-        let large = LooseMemory::Large { mapping, note: Box::new(Note::default()) };
+        let note = Box::new(Note::default());
+        note.write(site, self.shared.tick());
+        let large = LooseMemory::Large { mapping, note };
         let seat = insert_loose(ledger, LooseLease { memory: large, hold }, bytes as u64);
         drop(guard);
         if let Some(entered) = entry {

@@ -6,6 +6,7 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::owned::OwnedLease;
+use super::place::Place;
 use super::window::{Window, buffer};
 use super::{Loan, lease, lease_at};
 use crate::connection::{Connection, Seat};
@@ -47,7 +48,11 @@ impl<'g> Lease<'g> {
         len: usize,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        let (seat, window) = lease(connection, None, len, Hold::Borrowed, site)?;
+        let (seat, window) = lease(connection, None, len, Hold::Borrowed, site, |leased| {
+            // SAFETY: no close takes a borrowed block while the guard lives, which this lease
+            // borrows. It returns the block as its window goes.
+            unsafe { leased.find() }
+        })?;
         Ok(Self { connection, seat, window })
     }
 
@@ -57,7 +62,11 @@ impl<'g> Lease<'g> {
         priority: Priority,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        let (seat, window) = lease_at(connection, None, len, Hold::Borrowed, priority, site)?;
+        let hold = Hold::Borrowed;
+        let (seat, window) = lease_at(connection, None, len, hold, priority, site, |leased| {
+            // SAFETY: as in `new`.
+            unsafe { leased.find() }
+        })?;
         Ok(Self { connection, seat, window })
     }
 
@@ -105,7 +114,7 @@ impl<'g> Lease<'g> {
             seat: this.seat,
             hold,
             // SAFETY: `this` is never used again nor dropped, so the window has one owner.
-            window: unsafe { std::ptr::read(&this.window) },
+            place: Place::Found(unsafe { std::ptr::read(&this.window) }),
             account: None,
         }
     }

@@ -5,8 +5,9 @@ use std::panic::Location;
 
 use bytes::Bytes;
 
-use super::Loan;
+use super::place::Place;
 use super::window::{Window, buffer};
+use super::{Loan, lease, lease_at};
 use crate::connection::{Connection, StreamAccount};
 use crate::error::{LeaseError, Revoked};
 use crate::magazine::Hold;
@@ -42,7 +43,8 @@ impl OwnedLease {
         len: usize,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        Loan::new(connection, account, len, site).map(Self)
+        let leased = lease(connection, account, len, Hold::Owned, site, Place::unpinned)?;
+        Ok(Self(Loan::owned(connection, account, leased)))
     }
 
     pub(crate) fn new_at(
@@ -52,7 +54,9 @@ impl OwnedLease {
         priority: Priority,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        Loan::new_at(connection, account, len, priority, site).map(Self)
+        let leased =
+            lease_at(connection, account, len, Hold::Owned, priority, site, Place::unpinned)?;
+        Ok(Self(Loan::owned(connection, account, leased)))
     }
 
     pub(super) fn from_loan(loan: Loan) -> Self {
@@ -70,7 +74,7 @@ impl OwnedLease {
         if self.0.hold == Hold::Pinned {
             self.0.unpin_forgotten();
         }
-        if self.0.try_rehold(Hold::Pinned) { Ok(Pinned(&mut self.0)) } else { Err(Revoked) }
+        if self.0.try_pin() { Ok(Pinned(&mut self.0)) } else { Err(Revoked) }
     }
 
     /// Holds on to the memory for good, for callers that need access without a guard value:
@@ -97,13 +101,13 @@ impl OwnedLease {
 
     /// The size of the block, in bytes.
     pub fn capacity(&self) -> usize {
-        self.0.window.capacity()
+        self.0.capacity()
     }
 }
 
 impl fmt::Debug for OwnedLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OwnedLease").field(&self.0.window).finish()
+        f.debug_tuple("OwnedLease").field(&self.0.place).finish()
     }
 }
 
@@ -120,12 +124,12 @@ impl Pinned<'_> {
 
     #[inline]
     fn window(&self) -> &Window {
-        &self.0.window
+        self.0.window()
     }
 
     #[inline]
     fn window_mut(&mut self) -> &mut Window {
-        &mut self.0.window
+        self.0.window_mut()
     }
 }
 
@@ -140,7 +144,7 @@ impl Drop for Pinned<'_> {
 
 impl fmt::Debug for Pinned<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pinned").field(&self.0.window).finish()
+        f.debug_tuple("Pinned").field(&self.0.place).finish()
     }
 }
 
@@ -160,12 +164,12 @@ impl PinnedLease {
 
     #[inline]
     fn window(&self) -> &Window {
-        &self.0.window
+        self.0.window()
     }
 
     #[inline]
     fn window_mut(&mut self) -> &mut Window {
-        &mut self.0.window
+        self.0.window_mut()
     }
 }
 
@@ -173,6 +177,6 @@ buffer!(PinnedLease);
 
 impl fmt::Debug for PinnedLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PinnedLease").field(&self.0.window).finish()
+        f.debug_tuple("PinnedLease").field(&self.0.place).finish()
     }
 }
