@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::sync::mpsc;
+use std::thread;
+
 use bytes::{Buf, BufMut, Bytes};
 use common::{KIB, assert_adds_up, assert_nothing_left};
-use leasehold::{ConnectionGuard, Governor, Revoked};
+use leasehold::{ConnectionGuard, ConnectionHandle, Governor, MAX_CLASS_BYTES, Revoked};
 
 fn guard(governor: &Governor) -> ConnectionGuard {
     governor.inbound().peer("alice").try_admit().unwrap()
@@ -170,4 +173,41 @@ fn size_classes_that_cannot_be_are_refused() {
     assert_eq!(build(&[512 << 10]), ClassSize { bytes: 512 << 10 });
     assert_eq!(build(&[1024, 512]), ClassOrder { bytes: 512 });
     assert_eq!(build(&[512, 512]), ClassOrder { bytes: 512 });
+}
+
+/// Owned leases made on one thread while another ends their guard, again and again: those from the
+/// magazine, and (with eight others out) those beyond it. Each time slabs go with the blocks. There
+/// is nothing to see here; a sanitizer, or the memory's being gone, tells who touched what was taken.
+#[test]
+fn owned_leases_are_made_while_their_guard_ends() {
+    const ROUNDS: usize = 500;
+    let governor = Governor::builder().size_classes(&[MAX_CLASS_BYTES]).build().unwrap();
+    let (handles, received) = mpsc::sync_channel::<ConnectionHandle>(0);
+    let worker = thread::spawn(move || {
+        let mut pinned = 0;
+        for handle in received {
+            while let Ok(mut lease) = handle.try_lease_owned(MAX_CLASS_BYTES) {
+                if let Ok(mut pin) = lease.pin() {
+                    pin.put_u8(1);
+                    assert_eq!(*pin, [1]);
+                    pinned += 1;
+                }
+            }
+        }
+        pinned
+    });
+    for round in 0..ROUNDS {
+        let guard = guard(&governor);
+        let others = [4, 8][round % 2];
+        let kept: Vec<_> =
+            (0..others).map(|_| guard.try_lease_owned(MAX_CLASS_BYTES).unwrap()).collect();
+        drop(guard.try_lease(MAX_CLASS_BYTES).unwrap());
+        handles.send(guard.handle()).unwrap();
+        (0..round % 64 * 8).for_each(|_| std::hint::spin_loop());
+        drop(guard);
+        drop(kept);
+    }
+    drop(handles);
+    assert!(worker.join().unwrap() > 0, "every guard was gone before a lease was made");
+    assert_nothing_left(&governor);
 }
