@@ -30,6 +30,7 @@ mod owned;
 mod place;
 mod window;
 
+use std::fmt;
 use std::panic::Location;
 use std::ptr::NonNull;
 
@@ -61,13 +62,12 @@ fn lease<T>(
     let tick = shared.tick();
     if let Some(number) = shared.arena.class_for(len) {
         let class = shared.arena.class(number);
-        let capacity = class.block_bytes();
         let leased = match account {
             None => connection.lease_cached(number, hold),
             Some(account) => connection.lease_cached_on_stream(account, number, hold),
         };
         if let Some((seat, block)) = leased {
-            let sought = Sought::new(number, capacity, block, site, tick);
+            let sought = Sought::new(number, block, site, tick);
             return Ok((seat, open(Leased::Block(class, sought))));
         }
     }
@@ -106,10 +106,9 @@ fn lease_slowly<T>(
     let Granted { seat, memory } = connection.lease_slowly(len, hold, account, priority, site)?;
     let shared = connection.shared();
     let leased = match memory {
-        Memory::Block { class: number, block } => {
-            let class = shared.arena.class(number);
-            let sought = Sought::new(number, class.block_bytes(), block, site, shared.tick());
-            Leased::Block(class, sought)
+        Memory::Block { class, block } => {
+            let sought = Sought::new(class, block, site, shared.tick());
+            Leased::Block(shared.arena.class(class), sought)
         }
         Memory::Large { base, bytes } => Leased::Large(Window::new(base, bytes, Watch::none())),
     };
@@ -207,7 +206,10 @@ impl Loan {
 
     #[inline(always)]
     fn capacity(&self) -> usize {
-        self.place.capacity()
+        match &self.place {
+            Place::Found(window) => window.capacity(),
+            Place::Sought(sought) => self.connection().shared().arena.block_bytes(sought.class()),
+        }
     }
 
     /// Overwrites the block, if it is still there.
@@ -277,6 +279,15 @@ impl Loan {
         let mut copy = Loan { connection: self.connection, seat, hold, place, account };
         copy.window_mut().append(readable);
         Some(copy)
+    }
+}
+
+impl fmt::Debug for Loan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Found(window) => window.fmt(f),
+            Place::Sought(_) => write!(f, "0 of {} bytes", self.capacity()),
+        }
     }
 }
 

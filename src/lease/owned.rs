@@ -107,7 +107,7 @@ impl OwnedLease {
 
 impl fmt::Debug for OwnedLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OwnedLease").field(&self.0.place).finish()
+        f.debug_tuple("OwnedLease").field(&self.0).finish()
     }
 }
 
@@ -144,7 +144,7 @@ impl Drop for Pinned<'_> {
 
 impl fmt::Debug for Pinned<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pinned").field(&self.0.place).finish()
+        f.debug_tuple("Pinned").field(&self.0).finish()
     }
 }
 
@@ -177,6 +177,6 @@ buffer!(PinnedLease);
 
 impl fmt::Debug for PinnedLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PinnedLease").field(&self.0.place).finish()
+        f.debug_tuple("PinnedLease").field(&self.0).finish()
     }
 }

@@ -1,6 +1,5 @@
 //! Where the bytes of a `'static` lease are.
 
-use std::fmt;
 use std::panic::Location;
 
 use super::window::Window;
@@ -9,30 +8,31 @@ use crate::sync::Watch;
 
 /// A block that was leased and that nobody has looked for yet: its number, and what is to be noted
 /// in its record. Plain data, and of no use once the block was taken.
+///
+/// In whole words, as a window is: beside halves the compiler would move the window in halves too.
 #[derive(Clone, Copy)]
 pub(super) struct Sought {
     site: &'static Location<'static>,
-    tick: u32,
-    block: u32,
-    class: u32,
-    capacity: u32,
+    /// The block's number in the high half, the tick of the coarse clock in the low one.
+    block_and_tick: u64,
+    class: usize,
 }
 
 impl Sought {
     #[inline(always)]
     pub(super) fn new(
         class: usize,
-        capacity: usize,
         block: u32,
         site: &'static Location<'static>,
         tick: u32,
     ) -> Self {
-        Self { site, tick, block, class: class as u32, capacity: capacity as u32 }
+        Self { site, block_and_tick: u64::from(block) << 32 | u64::from(tick), class }
     }
 
+    /// The block's class.
     #[inline(always)]
     pub(super) fn class(self) -> usize {
-        self.class as usize
+        self.class
     }
 
     /// A window on the block's bytes. Notes who leased it.
@@ -45,12 +45,12 @@ impl Sought {
     pub(super) unsafe fn find(self, class: &Class) -> Window {
         // SAFETY: by the caller's promise the block is out and stays so for now; what the window
         // keeps of the answer is used only while it is out, as promised too.
-        let (record, base) = unsafe { class.locate(self.block) };
+        let (record, base) = unsafe { class.locate((self.block_and_tick >> 32) as u32) };
         let watch = Watch::of(&record.probe);
         // In the models: the block is out, and was handed out before this.
         watch.read();
-        record.note().write(self.site, self.tick);
-        Window::new(base, self.capacity as usize, watch)
+        record.note().write(self.site, self.block_and_tick as u32);
+        Window::new(base, class.block_bytes(), watch)
     }
 }
 
@@ -65,7 +65,7 @@ impl Leased<'_> {
     ///
     /// # Safety
     ///
-    /// As for [`Sought::find`], of whose blocks the class is the one here.
+    /// As for [`Sought::find`]; the class here is the block's.
     #[inline(always)]
     pub(super) unsafe fn find(self) -> Window {
         match self {
@@ -112,28 +112,10 @@ impl Place {
             Place::Sought(_) => touched_unfound(),
         }
     }
-
-    /// The size of the block, in bytes.
-    #[inline(always)]
-    pub(super) fn capacity(&self) -> usize {
-        match self {
-            Place::Found(window) => window.capacity(),
-            Place::Sought(sought) => sought.capacity as usize,
-        }
-    }
 }
 
 #[cold]
 #[inline(never)]
 fn touched_unfound() -> ! {
     unreachable!("the bytes of a lease that was never pinned")
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::Found(window) => window.fmt(f),
-            Place::Sought(sought) => write!(f, "0 of {} bytes", sought.capacity),
-        }
-    }
 }
