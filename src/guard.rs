@@ -98,7 +98,7 @@ impl ConnectionGuard {
     #[inline(always)]
     #[track_caller]
     pub fn try_lease(&self, len: usize) -> Result<Lease<'_>, LeaseError> {
-        Lease::new(&self.connection, len, Location::caller())
+        Lease::new(&self.connection, len, Priority::Critical, Location::caller())
     }
 
     /// As [`try_lease`](Self::try_lease), at a priority. Below the highest it always takes the
@@ -110,7 +110,7 @@ impl ConnectionGuard {
     /// outside.
     #[track_caller]
     pub fn try_lease_at(&self, len: usize, priority: Priority) -> Result<Lease<'_>, LeaseError> {
-        Lease::new_at(&self.connection, len, priority, Location::caller())
+        Lease::new(&self.connection, len, priority, Location::caller())
     }
 
     /// As [`ConnectionHandle::try_lease_owned`].
@@ -121,7 +121,7 @@ impl ConnectionGuard {
     #[inline(always)]
     #[track_caller]
     pub fn try_lease_owned(&self, len: usize) -> Result<OwnedLease, LeaseError> {
-        OwnedLease::new(&self.connection, None, len, Location::caller())
+        OwnedLease::new(&self.connection, None, len, Priority::Critical, Location::caller())
     }
 
     /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
@@ -136,7 +136,7 @@ impl ConnectionGuard {
         len: usize,
         priority: Priority,
     ) -> Result<OwnedLease, LeaseError> {
-        OwnedLease::new_at(&self.connection, None, len, priority, Location::caller())
+        OwnedLease::new(&self.connection, None, len, priority, Location::caller())
     }
 
     /// As [`ConnectionHandle::try_reserve`].
@@ -252,7 +252,7 @@ impl ConnectionHandle {
     #[inline(always)]
     #[track_caller]
     pub fn try_lease_owned(&self, len: usize) -> Result<OwnedLease, LeaseError> {
-        OwnedLease::new(&self.connection, None, len, Location::caller())
+        OwnedLease::new(&self.connection, None, len, Priority::Critical, Location::caller())
     }
 
     /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
@@ -267,7 +267,7 @@ impl ConnectionHandle {
         len: usize,
         priority: Priority,
     ) -> Result<OwnedLease, LeaseError> {
-        OwnedLease::new_at(&self.connection, None, len, priority, Location::caller())
+        OwnedLease::new(&self.connection, None, len, priority, Location::caller())
     }
 
     /// Charges bytes that someone else allocates.

@@ -48,19 +48,23 @@ use window::Window;
 /// be looked for already depends on the hold.
 ///
 /// The usual case is one atomic step on the connection's own word. What can be read before it is
-/// read before it, since a locked step lets nothing behind it begin.
+/// read before it, since a locked step lets nothing behind it begin. Below the highest priority a
+/// lease has to be weighed each time.
 #[inline(always)]
 fn lease<T>(
     connection: &Connection,
     account: Option<&StreamAccount>,
     len: usize,
     hold: Hold,
+    priority: Priority,
     site: &'static Location<'static>,
     open: impl FnOnce(Leased<'_>) -> T,
 ) -> Result<(Seat, T), LeaseError> {
     let shared = connection.shared();
     let tick = shared.tick();
-    if let Some(number) = shared.arena.class_for(len) {
+    if priority == Priority::Critical
+        && let Some(number) = shared.arena.class_for(len)
+    {
         let class = shared.arena.class(number);
         let leased = match account {
             None => connection.lease_cached(number, hold),
@@ -71,25 +75,8 @@ fn lease<T>(
             return Ok((seat, open(Leased::Block(class, sought))));
         }
     }
-    lease_slowly(connection, account, len, hold, Priority::Critical, site, open)
+    lease_slowly(connection, account, len, hold, priority, site, open)
         .inspect_err(|error| connection.count_refusal(error))
-}
-
-/// As [`lease`], at a priority that has to be weighed each time.
-fn lease_at<T>(
-    connection: &Connection,
-    account: Option<&StreamAccount>,
-    len: usize,
-    hold: Hold,
-    priority: Priority,
-    site: &'static Location<'static>,
-    open: impl FnOnce(Leased<'_>) -> T,
-) -> Result<(Seat, T), LeaseError> {
-    match priority {
-        Priority::Critical => lease(connection, account, len, hold, site, open),
-        _ => lease_slowly(connection, account, len, hold, priority, site, open)
-            .inspect_err(|error| connection.count_refusal(error)),
-    }
 }
 
 #[cold]

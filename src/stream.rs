@@ -55,7 +55,13 @@ impl StreamGuard {
     #[inline(always)]
     #[track_caller]
     pub fn try_lease_owned(&self, len: usize) -> Result<OwnedLease, LeaseError> {
-        OwnedLease::new(&self.connection, Some(&self.account), len, Location::caller())
+        OwnedLease::new(
+            &self.connection,
+            Some(&self.account),
+            len,
+            Priority::Critical,
+            Location::caller(),
+        )
     }
 
     /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
@@ -71,7 +77,7 @@ impl StreamGuard {
         priority: Priority,
     ) -> Result<OwnedLease, LeaseError> {
         let site = Location::caller();
-        OwnedLease::new_at(&self.connection, Some(&self.account), len, priority, site)
+        OwnedLease::new(&self.connection, Some(&self.account), len, priority, site)
     }
 
     /// Reserves bytes that someone else allocates on the stream's budget.

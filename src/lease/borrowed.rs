@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use super::owned::OwnedLease;
 use super::place::Place;
 use super::window::{Window, buffer};
-use super::{Loan, lease, lease_at};
+use super::{Loan, lease};
 use crate::connection::{Connection, Seat};
 use crate::error::LeaseError;
 use crate::magazine::Hold;
@@ -46,25 +46,13 @@ impl<'g> Lease<'g> {
     pub(crate) fn new(
         connection: &'g Connection,
         len: usize,
-        site: &'static Location<'static>,
-    ) -> Result<Self, LeaseError> {
-        let (seat, window) = lease(connection, None, len, Hold::Borrowed, site, |leased| {
-            // SAFETY: no close takes a borrowed block while the guard lives, which this lease
-            // borrows. It returns the block as its window goes.
-            unsafe { leased.find() }
-        })?;
-        Ok(Self { connection, seat, window })
-    }
-
-    pub(crate) fn new_at(
-        connection: &'g Connection,
-        len: usize,
         priority: Priority,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
         let hold = Hold::Borrowed;
-        let (seat, window) = lease_at(connection, None, len, hold, priority, site, |leased| {
-            // SAFETY: as in `new`.
+        let (seat, window) = lease(connection, None, len, hold, priority, site, |leased| {
+            // SAFETY: no close takes a borrowed block while the guard lives, which this lease
+            // borrows. It returns the block as its window goes.
             unsafe { leased.find() }
         })?;
         Ok(Self { connection, seat, window })
@@ -84,7 +72,7 @@ impl<'g> Lease<'g> {
         let capacity = self.capacity();
         let next_class = self.connection.shared().arena.class_for(capacity + 1);
         let len = if next_class.is_some() { capacity + 1 } else { capacity.saturating_mul(2) };
-        let mut larger = Lease::new(self.connection, len, site)?;
+        let mut larger = Lease::new(self.connection, len, Priority::Critical, site)?;
         larger.window.append(self.window.readable());
         *self = larger;
         Ok(())

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::place::Place;
 use super::window::{Window, buffer};
-use super::{Loan, lease, lease_at};
+use super::{Loan, lease};
 use crate::connection::{Connection, StreamAccount};
 use crate::error::{LeaseError, Revoked};
 use crate::magazine::Hold;
@@ -41,21 +41,11 @@ impl OwnedLease {
         connection: &Connection,
         account: Option<&StreamAccount>,
         len: usize,
-        site: &'static Location<'static>,
-    ) -> Result<Self, LeaseError> {
-        let leased = lease(connection, account, len, Hold::Owned, site, Place::unpinned)?;
-        Ok(Self(Loan::owned(connection, account, leased)))
-    }
-
-    pub(crate) fn new_at(
-        connection: &Connection,
-        account: Option<&StreamAccount>,
-        len: usize,
         priority: Priority,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        let leased =
-            lease_at(connection, account, len, Hold::Owned, priority, site, Place::unpinned)?;
+        let hold = Hold::Owned;
+        let leased = lease(connection, account, len, hold, priority, site, Place::unpinned)?;
         Ok(Self(Loan::owned(connection, account, leased)))
     }
 
