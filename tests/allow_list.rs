@@ -636,3 +636,25 @@ fn what_would_fit_among_the_listed_is_not_said_to_fit_never() {
     drop(all);
     let _now_it_fits = guard.try_reserve(2000).unwrap();
 }
+
+/// No scope has refused what the arena cannot give.
+#[test]
+fn a_lease_that_the_arena_refuses_moves_nobody() {
+    let limits = Limits::unlimited().system(scope().memory(MIB)).allow(network());
+    let governor = governor(limits);
+    let guard = from(&governor, LISTED).try_admit().unwrap();
+    let error = guard.try_lease(1 << 47).unwrap_err();
+    assert_eq!(error.refused().unwrap().scope(), Scope::Arena);
+    assert_eq!(connections(&governor), (1, 0));
+}
+
+/// Nor does what the other system has no room for either.
+#[test]
+fn a_lease_that_both_systems_refuse_moves_nobody() {
+    let system = || scope().memory(MIB);
+    let limits = Limits::unlimited().system(system()).allowlisted_system(system());
+    let governor = governor(limits.allow(network()));
+    let guard = from(&governor, LISTED).try_admit().unwrap();
+    guard.try_lease(2 << 20).unwrap_err();
+    assert_eq!(connections(&governor), (1, 0));
+}

@@ -327,3 +327,22 @@ fn what_is_observed_still_cannot_be_counted_beyond_all_numbers() {
     drop(first);
     assert_nothing_left(&governor);
 }
+
+/// Limits name so many classes at a time; streams still hold those of the limits before.
+#[test]
+fn more_classes_at_once_than_fit_in_sixteen_bits() {
+    const ROUNDS: usize = 7;
+    const NAMED: usize = Limits::MAX_CLASS_NAMES;
+    let governor = governor(Limits::unlimited());
+    let guard = admit(&governor);
+    let mut streams = Vec::new();
+    for round in 0..ROUNDS {
+        let name = |n| format!("{round}/{n}");
+        let limits = (0..NAMED).fold(Limits::unlimited(), |all, n| all.class(name(n), scope()));
+        governor.set_limits(limits).expect("no more names than allowed");
+        streams.extend((0..NAMED).map(|n| stream(&guard, &name(n))));
+    }
+    assert_eq!(governor.snapshot().classes.len(), ROUNDS * NAMED);
+    drop((streams, guard));
+    assert_nothing_left(&governor);
+}

@@ -173,3 +173,24 @@ fn observed_once() {
         all_back(&governor);
     });
 }
+
+/// A stream's limit is held against what is in use when it is in force.
+#[test]
+fn lower_a_streams_limit_after_a_return() {
+    model("lower_a_streams_limit_after_a_return", Bounds::preemptions(3), || {
+        let governor = governor(Limits::unlimited().stream(room(3)));
+        let guard = admit(&governor);
+        let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+        let held = stream.try_reserve(bytes(2)).unwrap();
+        let same = governor.clone();
+        let (reserved, ()) = race(
+            || stream.try_reserve(bytes(1)),
+            move || {
+                drop(held);
+                same.set_limits(Limits::unlimited().stream(room(1))).unwrap();
+            },
+        );
+        drop((reserved.expect("there was room at every moment"), stream, guard));
+        all_back(&governor);
+    });
+}

@@ -462,3 +462,26 @@ fn idle_block_of_the_class_makes_room_for_a_bind() {
         all_back(&governor);
     });
 }
+
+/// The class is asked for what the stream has, and not for what it had: the other's block is there
+/// only after the stream's was returned.
+#[test]
+fn bind_against_return_and_reserve() {
+    model("bind_against_return_and_reserve", Bounds::preemptions(3), || {
+        let governor = governor(Limits::unlimited().class(CLASS, room(1)));
+        let guard = admit(&governor);
+        let other = governor.inbound().class(CLASS).try_admit().unwrap();
+        let stream = open(&guard);
+        let held = stream.try_reserve(bytes(1)).unwrap();
+        let (bound, (reserved, other)) = race(
+            || stream.bind_class(CLASS),
+            move || {
+                drop(held);
+                (other.try_reserve(bytes(1)), other)
+            },
+        );
+        bound.expect("there was room at every moment");
+        drop((reserved.expect("there was room at every moment"), other, stream, guard));
+        all_back(&governor);
+    });
+}

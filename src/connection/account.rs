@@ -76,17 +76,9 @@ impl StreamAccount {
         Some(Entry { account: self, bytes, before, _entrance: entrance })
     }
 
-    /// Marks the stream as one with a class of its own, and answers how much is in use. Called
-    /// with the [entrance](Self::hold_entrance) held, so that only returns can come in between.
-    pub(super) fn set_classed(&self) -> u64 {
-        self.in_use.fetch_or(CLASSED, Ordering::AcqRel) & !MARKS
-    }
-
-    /// Keeps everyone from taking more meanwhile, and answers how much is in use.
-    pub(super) fn hold_entrance(&self) -> (MutexGuard<'_, ()>, u64) {
-        let entrance = self.entrance.lock();
-        let in_use = self.in_use.load(Ordering::Relaxed) & !MARKS;
-        (entrance, in_use)
+    /// Keeps everyone from taking more meanwhile.
+    pub(super) fn hold_entrance(&self) -> Entrance<'_> {
+        Entrance { account: self, _entrance: self.entrance.lock() }
     }
 
     /// Counts bytes as returned. `true`: there is more to do, for the stream has a class, or the
@@ -112,6 +104,25 @@ impl StreamAccount {
     }
 }
 
+/// A stream's account from which nobody can take more.
+pub(super) struct Entrance<'a> {
+    account: &'a StreamAccount,
+    _entrance: MutexGuard<'a, ()>,
+}
+
+impl Entrance<'_> {
+    /// How much is in use. It can only fall.
+    pub(super) fn in_use(&self) -> u64 {
+        self.account.in_use.load(Ordering::Acquire) & !MARKS
+    }
+
+    /// Marks the stream as one with a class of its own, and answers how much is in use: what is
+    /// returned from now on finds the mark.
+    pub(super) fn set_classed(&self) -> u64 {
+        self.account.in_use.fetch_or(CLASSED, Ordering::AcqRel) & !MARKS
+    }
+}
+
 /// Bytes that are taken from a stream's account while the request is decided.
 pub(super) struct Entry<'a> {
     account: &'a StreamAccount,
@@ -130,16 +141,16 @@ impl<'a> Entry<'a> {
         self.bytes
     }
 
-    /// What was in use before.
-    #[inline]
-    pub(super) fn before(&self) -> u64 {
-        self.before & !MARKS
+    /// What else is in use. It can only fall, so whoever holds it against a limit reads it after the
+    /// limit.
+    pub(super) fn others(&self) -> u64 {
+        (self.account.in_use.load(Ordering::Acquire) & !MARKS) - self.bytes
     }
 
-    /// Whether a limit has no objection, `u64::MAX` being unlimited.
+    /// Whether a limit, `u64::MAX` being unlimited, has no objection to what was in use before.
     #[inline]
     pub(super) fn fits(&self, limit: u64) -> bool {
-        self.before() + self.bytes <= limit
+        (self.before & !MARKS) + self.bytes <= limit
     }
 
     #[inline]

@@ -101,7 +101,7 @@ impl Connection {
         let to = line.hold_bound(peer, realm, &streams);
         let bound = line.allow_visit(visit.as_ref()).and_then(|()| {
             line.insist(self.own_idle(ledger), |line, excused| {
-                line.bind(to, &own, &streams, self.id, excused)
+                line.check_bind(to, &own, &streams, excused)
             })
         });
         if let Err(unmet) = bound {
@@ -110,6 +110,7 @@ impl Connection {
             drop(vacated);
             return Err(unmet.into());
         }
+        line.bind(to, &own, &streams, self.id);
         let retired = visit.map(|visit| line.admit_visit(&visit));
         ledger.place = to;
         ledger.counted |= retired.is_some();

@@ -91,7 +91,7 @@ impl Connection {
         name: Hashed<'_, str>,
     ) -> Result<bool, Halt> {
         // Nobody takes more meanwhile; what is returned meanwhile only makes it less.
-        let (_entrance, most) = account.hold_entrance();
+        let entrance = account.hold_entrance();
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
         if ledger.phase != Phase::Open {
@@ -109,12 +109,12 @@ impl Connection {
         let of_stream = if is_own {
             None
         } else {
-            let request = Request::new(counts.with_memory(most));
+            let request = Request::new(counts.with_memory(entrance.in_use()));
             // No idle memory of the connection is charged to classes of streams.
             let met =
                 line.insist(|_| None, |line, excused| line.check_stream(class, &request, excused));
             Some(met.map(|()| {
-                let memory = account.set_classed();
+                let memory = entrance.set_classed();
                 line.charge_stream(class, &Request::new(counts.with_memory(memory)));
                 StreamClass { class, memory }
             }))

@@ -141,18 +141,17 @@ impl<'a> Errand<'a> {
         Ok(())
     }
 
-    /// The block that was brought along.
-    pub(super) fn take_block(&mut self) -> Option<Block> {
-        self.block.take().map(|(_, block)| block)
+    /// A block of the class: the one that was brought along, or else one that is mapped already.
+    pub(super) fn take_block(&mut self, class: usize) -> Option<Block> {
+        match self.block.take() {
+            Some((_, block)) => Some(block),
+            None => self.shared.arena.take(class),
+        }
     }
 
     /// The mapping that was brought along.
     pub(super) fn take_mapping(&mut self) -> Option<Mapping> {
         self.mapping.take()
-    }
-
-    pub(super) fn has_mapping(&self) -> bool {
-        self.mapping.is_some()
     }
 
     /// Asks the arena for memory. Before it refuses, because too much is resident or the system has
@@ -170,14 +169,6 @@ impl<'a> Errand<'a> {
             }
         }
         ask(arena).map_err(Halted::Refused)
-    }
-
-    /// Takes a block along, unless one was brought along already. `false`: none is mapped.
-    pub(super) fn take_along(&mut self, class: usize) -> bool {
-        if self.block.is_none() {
-            self.block = self.shared.arena.take(class).map(|block| (class, block));
-        }
-        self.block.is_some()
     }
 }
 

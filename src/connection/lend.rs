@@ -6,7 +6,7 @@ use super::account::StreamAccount;
 use super::errand::{Errand, Halt};
 use super::ledger::{Ledger, Phase};
 use super::loose::{LooseLease, LooseMemory};
-use super::weigh::{Weigh, stream_class};
+use super::weigh::stream_class;
 use super::{Connection, Granted, Memory, Seat};
 use crate::arena::{Block, Mapping, Note};
 use crate::error::LeaseError;
@@ -94,32 +94,37 @@ impl Connection {
         let is_plain = priority == Priority::Critical
             && class_of_stream.is_none()
             && entry.as_ref().is_none_or(|entered| entered.fits(limit));
+        let request = Request { usage: Tally::of_memory(bytes), idle_bytes: 0, priority };
         let granted = loop {
-            let mut idle_bytes = 0;
             if is_plain {
                 if let Some(granted) = self.take_idle(ledger, class, hold) {
                     break granted;
                 }
             } else if self.has_idle(ledger, class) {
-                idle_bytes = bytes;
-            }
-            let request = Request { usage: Tally::of_memory(bytes), idle_bytes, priority };
-            let weigh = match idle_bytes {
-                0 => Weigh::ChargeBlock(class, errand),
-                _ => Weigh::Charge,
-            };
-            let tight = self.weigh(ledger, entry.as_ref(), &request, weigh)?;
-            if idle_bytes > 0 {
-                match self.take_idle(ledger, class, hold) {
-                    Some(granted) => break granted,
-                    None => {
-                        // Another thread was faster, on the way that needs no lock.
-                        self.uncharge_stream(ledger, entry.as_ref(), bytes);
-                        continue;
-                    }
+                let request = Request { idle_bytes: bytes, ..request };
+                let take = |ledger: &mut Ledger| self.take_idle(ledger, class, hold);
+                match self.weigh(ledger, entry.as_ref(), &request, take)? {
+                    Some((granted, _)) => break granted,
+                    // Another thread was faster, on the way that needs no lock.
+                    None => continue,
                 }
             }
-            let Some(block) = errand.take_block() else { return Err(Halt::Grow(class)) };
+            // Under the tree's lock: the arena is never short of a block that someone holds who is
+            // about to be refused. Nor is anything mapped for one who would be.
+            let take = |_: &mut Ledger| errand.take_block(class);
+            let Some((block, mut line)) = self.weigh(ledger, entry.as_ref(), &request, take)?
+            else {
+                return Err(Halt::Grow(class));
+            };
+            let tight = line.is_tight();
+            if !tight
+                && !ledger.listed
+                && let Some(me) = &ledger.keep
+            {
+                line.list(self.id, me);
+                ledger.listed = true;
+            }
+            drop(line);
             break match magazine.vacant_slot() {
                 Some(slot) => {
                     magazine.install(slot, block.0, hold, tight);
@@ -150,12 +155,11 @@ impl Connection {
         }
         self.keep(ledger);
         let request = Request::new(Tally::of_memory(bytes as u64)).at(priority);
-        if !errand.has_mapping() {
-            self.weigh(ledger, entry.as_ref(), &request, Weigh::Check)?;
+        let take = |_: &mut Ledger| errand.take_mapping();
+        let Some((mapping, line)) = self.weigh(ledger, entry.as_ref(), &request, take)? else {
             return Err(Halt::MapLarge(bytes));
-        }
-        self.charge(ledger, entry.as_ref(), &request)?;
-        let Some(mapping) = errand.take_mapping() else { return Err(Halt::MapLarge(bytes)) };
+        };
+        drop(line);
         let memory = Memory::Large { base: mapping.base(), bytes: mapping.len() };
         let note = Box::new(Note::default());
         note.write(site, self.shared.tick());

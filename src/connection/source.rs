@@ -8,9 +8,8 @@ use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase};
 use crate::error::BindError;
 use crate::name::{Direction, Source};
-use crate::scope::{Line, Realm, Request, Unmet};
+use crate::scope::{Line, Realm, Unmet};
 use crate::sync::Arc;
-use crate::usage::Tally;
 
 impl Connection {
     pub(super) fn source(&self, ledger: &Ledger) -> Option<Source> {
@@ -50,7 +49,6 @@ impl Connection {
         let address = |ip| self.shared.tree.address(ip);
         let from = self.ip(ledger).filter(|_| ledger.counted).map(address);
         let to = source.ip().filter(|_| ledger.direction == Direction::Inbound).map(address);
-        let nothing_more = Request::new(Tally::default());
         let mut line = self.line(ledger);
         let is_allowlisted = line.is_allowlisted(source.ip());
         let goes_back = ledger.place.realm == Realm::Allowlisted;
@@ -63,7 +61,7 @@ impl Connection {
         let visit = to.map(|to| line.subnets().visit(to, now));
         let mut moved = line.allow_visit(visit.as_ref());
         if moved.is_ok() && goes_back {
-            moved = self.move_to(Realm::Ordinary, ledger, &mut line, &nothing_more);
+            moved = self.move_to(Realm::Ordinary, ledger, &mut line);
         }
         let Err(unmet) = moved else {
             let retired = visit.map(|visit| line.admit_visit(&visit));
@@ -78,7 +76,7 @@ impl Connection {
         }
         match unmet {
             Unmet::Refused(refused) if is_allowlisted => self
-                .move_to(Realm::Allowlisted, ledger, &mut line, &nothing_more)
+                .move_to(Realm::Allowlisted, ledger, &mut line)
                 .map_err(|unmet| unmet.instead(refused).into()),
             unmet => Err(unmet.into()),
         }

@@ -3,28 +3,16 @@
 
 use super::Connection;
 use super::account::{Entry, StreamAccount};
-use super::errand::{Errand, Halt};
+use super::errand::Halt;
 use super::ledger::{Ledger, StreamClass};
 use super::loose::Loose;
 use crate::arena::Block;
 use crate::error::{LeaseError, Refused, Resource, Scope};
-use crate::limits::Observe;
 use crate::magazine::{Tight, Word};
 use crate::priority::Priority;
-use crate::scope::{ClassRef, LevelRef, Line, Realm, Request, Shortfall, Unmet};
+use crate::scope::{ClassRef, Excused, LevelRef, Line, Realm, Request, Shortfall, Unmet};
 use crate::sync::Arc;
 use crate::usage::Tally;
-
-/// What to do with a request for which there is room.
-pub(super) enum Weigh<'e, 'a> {
-    /// Charge nothing.
-    Check,
-    /// Charge it.
-    Charge,
-    /// Charge it for a block of this class, which is taken along, and list the connection as one
-    /// that may cache, unless a scope is tight.
-    ChargeBlock(usize, &'e mut Errand<'a>),
-}
 
 /// A place on a stream's account, for a request at a priority.
 pub(super) struct Entered<'a> {
@@ -48,9 +36,9 @@ impl Entered<'_> {
     }
 
     /// Holds the place against the limits in force while the tree is locked.
-    fn check(&self, line: &Line<'_, Arc<Connection>>, excused: Observe) -> Result<(), Shortfall> {
-        let (before, bytes) = (self.entry.before(), self.entry.bytes());
-        line.check_stream_memory(before, bytes, self.priority, excused)
+    fn check(&self, line: &Line<'_, Arc<Connection>>, excused: &Excused) -> Result<(), Shortfall> {
+        let (others, bytes) = (self.entry.others(), self.entry.bytes());
+        line.check_stream_memory(others, bytes, self.priority, excused)
     }
 }
 
@@ -91,19 +79,19 @@ impl Connection {
         entered: Option<&Entered<'_>>,
         request: &Request,
     ) -> Result<(), Halt> {
-        self.weigh(ledger, entered, request, Weigh::Charge).map(|_| ())
+        self.weigh(ledger, entered, request, |_| Some(())).map(drop)
     }
 
-    /// If there is room for `request`, does with it what `weigh` says. If there is none in the
-    /// ordinary system, one whom the allow list covers moves to the other. Answers whether a scope is
-    /// tight, so that a block may not be cached.
-    pub(super) fn weigh(
+    /// If there is room for `request`, does `take`, under the tree's lock, and charges it if that took
+    /// something. If there is no room in the ordinary system, one whom the allow list covers moves to
+    /// the other. Answers what was taken, with the lock, under which nobody else is granted anything.
+    pub(super) fn weigh<T>(
         &self,
         ledger: &mut Ledger,
         entered: Option<&Entered<'_>>,
         request: &Request,
-        mut weigh: Weigh<'_, '_>,
-    ) -> Result<bool, Halt> {
+        take: impl FnOnce(&mut Ledger) -> Option<T>,
+    ) -> Result<Option<(T, Line<'_, Arc<Connection>>)>, Halt> {
         let own = ledger.usage();
         let class = match entered {
             Some(entered) => stream_class(ledger, entered.account())?,
@@ -111,95 +99,88 @@ impl Connection {
         };
         let of_class = Request { idle_bytes: 0, ..*request };
         let mut line = self.line(ledger);
-        while let Err(unmet) = line.insist(self.own_idle(ledger), |line, excused| {
+        let met = line.insist(self.own_idle(ledger), |line, excused| {
             if let Some(entered) = entered {
                 entered.check(line, excused)?;
             }
             line.check(&own, request, excused)?;
             class.map_or(Ok(()), |class| line.check_stream(class, &of_class, excused))
-        }) {
-            let Unmet::Refused(refused) = unmet else { return Err(unmet.into()) };
-            let is_ordinary = matches!(refused.scope(), Scope::System | Scope::Transient);
-            let has_fallback = is_ordinary && line.is_allowlisted(self.ip(ledger));
-            let refused = refused.with_fallback(has_fallback);
-            if !has_fallback {
-                return Err(Halt::Refused(refused));
-            }
-            // In the same step: else one system could have room when the other is looked at, and
-            // the other when the one is.
-            if let Some(class) = class {
-                line.insist(|_| None, |line, excused| line.check_stream(class, &of_class, excused))
+        });
+        let moves = match met {
+            Ok(()) => false,
+            Err(Unmet::Refused(refused)) => {
+                let is_ordinary = matches!(refused.scope(), Scope::System | Scope::Transient);
+                let has_fallback = is_ordinary && line.is_allowlisted(self.ip(ledger));
+                let refused = refused.with_fallback(has_fallback);
+                if !has_fallback {
+                    return Err(Halt::Refused(refused));
+                }
+                // In the same step: else one system could have room when the other is looked at, and
+                // the other when the one is.
+                if let Some(class) = class {
+                    line.insist(
+                        |_| None,
+                        |line, excused| line.check_stream(class, &of_class, excused),
+                    )
                     .map_err(|unmet| unmet.instead(refused))?;
-            }
-            self.move_to(Realm::Allowlisted, ledger, &mut line, request)
+                }
+                line.insist(self.own_idle(ledger), |line, excused| {
+                    line.check_realm(Realm::Allowlisted, &own, request, excused)
+                })
                 .map_err(|unmet| unmet.instead(refused))?;
-        }
-        // Under the scopes' lock: the arena is never short of a block that someone holds who is
-        // about to be refused. Nor is anything mapped for one who would be.
-        if let Weigh::ChargeBlock(class, errand) = &mut weigh
-            && !errand.take_along(*class)
-        {
-            return Err(Halt::Grow(*class));
-        }
-        if !matches!(weigh, Weigh::Check) {
+                true
+            }
+            Err(unmet) => return Err(unmet.into()),
+        };
+        // Nothing has changed until here, and from here on nothing fails.
+        let Some(taken) = take(ledger) else { return Ok(None) };
+        if moves {
+            self.change_realm(Realm::Allowlisted, ledger, &mut line, &own, request);
+        } else {
             line.charge(&own, request);
-            if let Some(Err(over)) = entered.map(|entered| entered.check(&line, Observe::none())) {
+        }
+        ledger.memory += request.usage.memory - request.idle_bytes;
+        if let Some(entered) = entered {
+            if let Err(over) = entered.check(&line, &Excused::default()) {
                 line.count_observed(&over.refused);
             }
-            ledger.memory += request.usage.memory - request.idle_bytes;
-            if let (Some(class), Some(entered)) = (class, entered) {
-                line.charge_stream(class, &of_class);
-                if let Some(of) = stream_class_mut(ledger, entered.account()) {
-                    of.memory += of_class.usage.memory;
-                }
+            if let Some(of) = stream_class_mut(ledger, entered.account()) {
+                line.charge_stream(of.class, &of_class);
+                of.memory += of_class.usage.memory;
             }
         }
-        if !matches!(weigh, Weigh::ChargeBlock(..)) {
-            return Ok(false);
-        }
-        let tight = line.is_tight();
-        if !tight
-            && !ledger.listed
-            && let Some(me) = &ledger.keep
-        {
-            line.list(self.id, me);
-            ledger.listed = true;
-        }
-        Ok(tight)
+        Ok(Some((taken, line)))
     }
 
-    /// Moves the connection to the scopes of another realm, if they have room for it and for
-    /// `request`. No address counts who is allow-listed.
+    /// Moves the connection to the scopes of another realm, if they have room for it.
     pub(super) fn move_to(
         &self,
         realm: Realm,
         ledger: &mut Ledger,
         line: &mut Line<'_, Arc<Connection>>,
-        request: &Request,
     ) -> Result<(), Unmet<Arc<Connection>>> {
-        let own = ledger.usage();
+        let (own, nothing) = (ledger.usage(), Request::new(Tally::default()));
         line.insist(self.own_idle(ledger), |line, excused| {
-            line.change_realm(realm, &own, request, self.id, excused)
+            line.check_realm(realm, &own, &nothing, excused)
         })?;
-        ledger.place = line.place();
-        if realm == Realm::Allowlisted {
-            self.uncount(ledger, line);
-        }
+        self.change_realm(realm, ledger, line, &own, &nothing);
         Ok(())
     }
 
-    /// Takes off a stream's class what was charged to it in vain.
-    pub(super) fn uncharge_stream(
+    /// Moves the connection, with what it asks for, to the scopes of another realm, which have room.
+    /// No address counts who is allow-listed.
+    fn change_realm(
         &self,
+        realm: Realm,
         ledger: &mut Ledger,
-        entered: Option<&Entered<'_>>,
-        bytes: u64,
+        line: &mut Line<'_, Arc<Connection>>,
+        own: &Tally,
+        request: &Request,
     ) {
-        let Some(entered) = entered else { return };
-        if let Some(of) = stream_class_mut(ledger, entered.account()) {
-            of.memory -= bytes;
-            let class = of.class;
-            self.line(ledger).credit_stream(class, &Tally::of_memory(bytes));
+        line.change_realm(realm, own, request, self.id);
+        ledger.place = line.place();
+        if realm == Realm::Allowlisted {
+            self.uncount(ledger, line);
         }
     }
 

@@ -5,7 +5,7 @@
 //! new ones share the scope called [`OTHER_CLASSES`]. So neither memory nor a report's rows grow
 //! with what peers invent.
 
-use std::num::NonZeroU16;
+use std::num::NonZeroU32;
 
 use hashbrown::HashTable;
 
@@ -25,17 +25,17 @@ pub const OTHER_CLASSES: &str = "(other)";
 
 /// Names a class's scope while it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ClassRef(NonZeroU16);
+pub(crate) struct ClassRef(NonZeroU32);
 
 impl ClassRef {
     fn new(place: usize) -> Self {
-        let number = u16::try_from(place + 1).ok().and_then(NonZeroU16::new);
-        Self(number.expect("limits name few enough classes"))
+        let number = u32::try_from(place + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("there is memory for fewer classes"))
     }
 
     #[inline]
     fn place(self) -> usize {
-        usize::from(self.0.get()) - 1
+        self.0.get() as usize - 1
     }
 }
 

@@ -37,6 +37,29 @@ pub(crate) enum Unmet<M> {
     Refused(Refused),
 }
 
+/// The scopes that have no say any more in an attempt: they only observe, and no idle memory stands
+/// in their way. By scope and not by kind: another of the same kind may still have some.
+#[derive(Default)]
+pub(crate) struct Excused(Vec<(Scope, Option<LevelRef>)>);
+
+impl Excused {
+    /// Whether it is one of those that belong to the connection or a stream alone.
+    #[inline]
+    fn own(&self, scope: Scope) -> bool {
+        self.contains(scope, None)
+    }
+
+    #[inline]
+    pub(super) fn level(&self, at: LevelRef) -> bool {
+        self.contains(at.scope(), Some(at))
+    }
+
+    #[inline]
+    fn contains(&self, scope: Scope, level: Option<LevelRef>) -> bool {
+        self.0.contains(&(scope, level))
+    }
+}
+
 impl<M> Unmet<M> {
     /// The same, but refused for another reason if it is refused.
     pub(crate) fn instead(self, refused: Refused) -> Self {
@@ -87,18 +110,17 @@ impl<'a, M: Clone> Line<'a, M> {
         &mut self,
         own: &Tally,
         request: &Request,
-        excused: Observe,
+        excused: &Excused,
     ) -> Result<(), Shortfall> {
         let levels = &mut self.scopes.levels;
-        if request.usage.count(Lane::Streams) > 0 && !excused.contains(Scope::Stream) {
+        if request.usage.count(Lane::Streams) > 0 && !excused.own(Scope::Stream) {
             let limits = &levels.limits.stream;
             limits.check_counts(Scope::Stream, &Tally::default(), &request.usage)?;
         }
-        let in_force = (!excused.contains(Scope::Connection)).then_some(&levels.bounds.connection);
+        let in_force = (!excused.own(Scope::Connection)).then_some(&levels.bounds.connection);
         request.check(Scope::Connection, in_force, own)?;
-        levels.climb(self.place, self.standing, |rung| {
-            check(&rung, request, excused.contains(rung.scope()))
-        })
+        levels
+            .climb(self.place, self.standing, |rung| check(&rung, request, excused.level(rung.at)))
     }
 
     /// Charges every scope, which has been [checked](Self::check).
@@ -148,11 +170,11 @@ impl<'a, M: Clone> Line<'a, M> {
     pub(crate) fn insist(
         &mut self,
         own_idle: impl Fn(&Shortfall) -> Option<M>,
-        mut attempt: impl FnMut(&mut Self, Observe) -> Result<(), Shortfall>,
+        mut attempt: impl FnMut(&mut Self, &Excused) -> Result<(), Shortfall>,
     ) -> Result<(), Unmet<M>> {
-        let mut excused = Observe::none();
+        let mut excused = Excused::default();
         loop {
-            let Err(shortfall) = attempt(self, excused) else { return Ok(()) };
+            let Err(shortfall) = attempt(self, &excused) else { return Ok(()) };
             if let Some(me) = own_idle(&shortfall) {
                 return Err(Unmet::Flush(me));
             }
@@ -160,10 +182,10 @@ impl<'a, M: Clone> Line<'a, M> {
                 return Err(Unmet::Sweep(level, member));
             }
             let scope = shortfall.refused.scope();
-            if excused.contains(scope) || !self.observes(scope) {
+            if excused.contains(scope, shortfall.level) || !self.observes(scope) {
                 return Err(Unmet::Refused(shortfall.refused));
             }
-            excused = excused.scope(scope);
+            excused.0.push((scope, shortfall.level));
         }
     }
 
@@ -204,7 +226,7 @@ impl<'a, M: Clone> Line<'a, M> {
     }
 }
 
-/// Coming in, and moving.
+/// Coming in.
 impl<M: Clone> Line<'_, M> {
     /// One who is about to be admitted tries the allow-listed scopes.
     pub(crate) fn enter_allowlisted(&mut self) {
@@ -248,89 +270,6 @@ impl<M: Clone> Line<'_, M> {
         self.scopes.levels.release_peer(self.place.peer())
     }
 
-    /// The place of the connection, and of its streams with it, once it is bound to `peer`, which is
-    /// held from now on.
-    pub(crate) fn hold_bound(
-        &mut self,
-        peer: Hashed<'_, [u8]>,
-        realm: Realm,
-        streams: &[StreamShare],
-    ) -> Place {
-        let levels = &mut self.scopes.levels;
-        let held = levels.hold_peer(peer);
-        if let Some(class) = self.place.class {
-            levels.crossings.hold(class, held, 1);
-        }
-        for share in streams {
-            levels.crossings.hold(share.class, held, share.streams);
-        }
-        Place::new(Some(held), self.place.class, realm)
-    }
-
-    /// Lets go of what [`hold_bound`](Self::hold_bound) holds.
-    pub(crate) fn release_bound(&mut self, to: Place, streams: &[StreamShare]) -> Vacated<M> {
-        let levels = &mut self.scopes.levels;
-        let Some(held) = to.peer() else { return Vacated::default() };
-        let mut vacated = levels.release_peer(Some(held));
-        for share in streams {
-            vacated.merge(levels.release_crossing(share.class, held, share.streams));
-        }
-        if let Some(class) = to.class {
-            vacated.merge(levels.release_crossing(class, held, 1));
-        }
-        vacated
-    }
-
-    /// Moves a connection that uses `own`, and its streams with it, to a place that is
-    /// [held](Self::hold_bound), in one step.
-    pub(crate) fn bind(
-        &mut self,
-        to: Place,
-        own: &Tally,
-        streams: &[StreamShare],
-        id: u64,
-        excused: Observe,
-    ) -> Result<(), Shortfall> {
-        let Scopes { levels, observed, .. } = &mut *self.scopes;
-        let (moved, nothing) = (Request::new(*own), Request::new(Tally::default()));
-        check_move(levels, self.place, to, &moved, &nothing, excused)?;
-        let parts = || {
-            let part = |share: &StreamShare| Some(LevelRef::ClassPeer(share.class, to.peer()?));
-            streams.iter().filter_map(move |share| Some((part(share)?, Request::new(share.usage))))
-        };
-        for (at, request) in parts() {
-            check_one(levels, at, &request, excused)?;
-        }
-        relocate(levels, observed, self.place, to, own, id);
-        for (at, request) in parts() {
-            charge_one(levels, observed, at, &request);
-        }
-        self.place = to;
-        Ok(())
-    }
-
-    /// Moves the connection, which uses `own`, to the scopes of another realm, if they have room
-    /// for that and for `request`.
-    pub(crate) fn change_realm(
-        &mut self,
-        realm: Realm,
-        own: &Tally,
-        request: &Request,
-        id: u64,
-        excused: Observe,
-    ) -> Result<(), Shortfall> {
-        let Scopes { levels, observed, .. } = &mut *self.scopes;
-        let to = Place { realm, ..self.place };
-        let Some(all) = own.checked_add(&request.charged()) else {
-            return Err(Shortfall::from(request.refusal_of_all(to.realm)));
-        };
-        let moved = Request { usage: all, idle_bytes: 0, ..*request };
-        check_move(levels, self.place, to, &moved, request, excused)?;
-        relocate(levels, observed, self.place, to, own, id);
-        self.place = to;
-        Ok(())
-    }
-
     /// Whether the allow list covers whoever comes from `address`; for now, while the peer is not
     /// known.
     pub(crate) fn is_allowlisted(&self, address: Option<IpAddr>) -> bool {
@@ -359,10 +298,10 @@ impl<M: Clone> Line<'_, M> {
         in_use: u64,
         requested: u64,
         priority: Priority,
-        excused: Observe,
+        excused: &Excused,
     ) -> Result<(), Shortfall> {
         let levels = &self.scopes.levels;
-        if excused.contains(Scope::Stream) {
+        if excused.own(Scope::Stream) {
             return Ok(());
         }
         let limits = &levels.limits.stream;
@@ -391,7 +330,7 @@ impl<M: Clone> Line<'_, M> {
         &mut self,
         class: ClassRef,
         request: &Request,
-        excused: Observe,
+        excused: &Excused,
     ) -> Result<(), Shortfall> {
         for at in self.stream_levels(class).into_iter().flatten() {
             check_one(&mut self.scopes.levels, at, request, excused)?;
@@ -426,7 +365,11 @@ impl<M: Clone> Line<'_, M> {
 }
 
 #[inline(always)]
-fn check<M>(rung: &Rung<'_, M>, request: &Request, observes: bool) -> Result<(), Shortfall> {
+pub(super) fn check<M>(
+    rung: &Rung<'_, M>,
+    request: &Request,
+    observes: bool,
+) -> Result<(), Shortfall> {
     let bounds = if observes { None } else { Some(rung.bounds) };
     let checked = request.check(rung.scope(), bounds, &rung.level.usage);
     checked.map_err(|refused| Shortfall { refused, level: Some(rung.at) })
@@ -442,6 +385,18 @@ fn observe<M>(
     place: Place,
     standing: Standing,
 ) {
+    observe_own(levels, observed, own, request);
+    let observe = levels.limits.observe;
+    levels.each(place, standing, |rung| observe_one(&rung, observe, request, observed));
+}
+
+/// Counts what a stream's own scope and the connection's would have refused if they did not observe.
+pub(super) fn observe_own<M>(
+    levels: &Levels<M>,
+    observed: &mut Refusals,
+    own: &Tally,
+    request: &Request,
+) {
     let observe = levels.limits.observe;
     if observe.contains(Scope::Stream)
         && request.usage.count(Lane::Streams) > 0
@@ -455,93 +410,44 @@ fn observe<M>(
     {
         observed.count(&refused);
     }
-    levels.each(place, standing, |rung| {
-        if observe.contains(rung.scope())
-            && let Err(shortfall) = check(&rung, request, false)
-        {
-            observed.count(&shortfall.refused);
-        }
-    });
 }
 
-fn check_one<M>(
+/// Counts what one scope would have refused if it did not observe.
+pub(super) fn observe_one<M>(
+    rung: &Rung<'_, M>,
+    observe: Observe,
+    request: &Request,
+    observed: &mut Refusals,
+) {
+    if observe.contains(rung.scope())
+        && let Err(shortfall) = check(rung, request, false)
+    {
+        observed.count(&shortfall.refused);
+    }
+}
+
+pub(super) fn check_one<M>(
     levels: &mut Levels<M>,
     at: LevelRef,
     request: &Request,
-    excused: Observe,
+    excused: &Excused,
 ) -> Result<(), Shortfall> {
-    let observes = excused.contains(at.scope());
+    let observes = excused.level(at);
     levels
         .with(at, |level, bounds| check(&Rung { at, level, bounds }, request, observes))
         .unwrap_or(Ok(()))
 }
 
-fn charge_one<M>(levels: &mut Levels<M>, observed: &mut Refusals, at: LevelRef, request: &Request) {
-    let observes = levels.limits.observe.contains(at.scope());
-    levels.with(at, |level, bounds| {
-        if observes && let Err(shortfall) = check(&Rung { at, level, bounds }, request, false) {
-            observed.count(&shortfall.refused);
-        }
-        level.usage.add(&request.charged());
-    });
-}
-
-/// Whether `to` has what `from` has not, or the other way round.
-fn differs(at: LevelRef, from: Place, to: Place) -> bool {
-    match at {
-        LevelRef::System(_) => from.realm != to.realm,
-        LevelRef::Transient(_) => from.realm != to.realm || from.peer() != to.peer(),
-        LevelRef::Peer(_) | LevelRef::ClassPeer(..) => from.peer() != to.peer(),
-        LevelRef::Class(_) => from.class != to.class,
-    }
-}
-
-/// Whether `moved` fits where it does not hang yet, and `request` where it does.
-fn check_move<M>(
-    levels: &mut Levels<M>,
-    from: Place,
-    to: Place,
-    moved: &Request,
-    request: &Request,
-    excused: Observe,
-) -> Result<(), Shortfall> {
-    levels.climb(to, Standing::Present, |rung| {
-        let asked = if differs(rung.at, from, to) { moved } else { request };
-        check(&rung, asked, excused.contains(rung.scope()))
-    })
-}
-
-/// Moves what uses `own`, and if it is listed as a member that may cache, that too.
-fn relocate<M: Clone>(
+pub(super) fn charge_one<M>(
     levels: &mut Levels<M>,
     observed: &mut Refusals,
-    from: Place,
-    to: Place,
-    own: &Tally,
-    id: u64,
+    at: LevelRef,
+    request: &Request,
 ) {
-    let request = Request::new(*own);
     let observe = levels.limits.observe;
-    let mut member = None;
-    levels.each(from, Standing::Present, |rung| {
-        if differs(rung.at, from, to) {
-            rung.level.sub(own, rung.bounds);
-            if let Some(listed) = rung.level.unlist(id) {
-                member = Some(listed);
-            }
-        }
-    });
-    levels.each(to, Standing::Present, |rung| {
-        if differs(rung.at, from, to) {
-            if observe.contains(rung.scope())
-                && let Err(shortfall) = check(&rung, &request, false)
-            {
-                observed.count(&shortfall.refused);
-            }
-            rung.level.usage.add(own);
-            if let Some(member) = &member {
-                rung.level.list(id, member.clone());
-            }
-        }
+    levels.with(at, |level, bounds| {
+        let rung = Rung { at, level, bounds };
+        observe_one(&rung, observe, request, observed);
+        rung.level.usage.add(&request.charged());
     });
 }

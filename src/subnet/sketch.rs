@@ -137,8 +137,13 @@ impl Sketch {
             return;
         }
         self.most_lines = most_lines;
-        let Some(largest) = self.generations.iter().map(|old| old.lines).max() else { return };
-        let size = self.sizes().filter(|size| *size >= largest).last().unwrap_or(most_lines);
+        if self.generations.is_empty() {
+            return;
+        }
+        // As large as what is in debt needs: limits that change again and again must not inflate it.
+        let in_use: usize = self.generations.iter().map(|old| old.in_use).sum();
+        let fits = |size: &usize| in_use <= size * CELLS / 16;
+        let size = self.sizes().filter(fits).last().unwrap_or(most_lines);
         let mut merged = Generation::new(size);
         for old in &self.generations {
             merged.absorb(old);

@@ -161,16 +161,19 @@ impl World {
             && model.is_allowlisted(address, place.peer)
         {
             row.has_fallback = true;
-            let moved = model.ask_realm(conn, true, &Usage::default(), Priority::Critical);
-            let fits = model.verdict(&model.ask_realm(conn, true, more, priority)).is_ok();
+            // These are asked once, for all that the connection has and for what it asks for.
+            let moved = model.ask_realm(conn, true, more, priority);
+            let fits = model.verdict(&moved).is_ok();
             model.conns[conn].place.allowlisted = true;
-            if fits && model.verdict(&asks(model)).is_ok() {
+            let mut stayed = asks(model);
+            if fits && model.verdict(&stayed).is_ok() {
                 model.conns[conn].counted = false;
+                stayed.retain(|ask| moved.iter().all(|entered| entered.scope != ask.scope));
                 model.note_observed(&moved);
-                verdict = Ok(());
-            } else {
-                model.conns[conn].place = place;
+                model.note_observed(&stayed);
+                return Ok(());
             }
+            model.conns[conn].place = place;
         }
         if verdict.is_ok() {
             let asks = asks(model);

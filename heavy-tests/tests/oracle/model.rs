@@ -79,7 +79,7 @@ pub struct Model {
 /// One scope is asked for more.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    scope: Scope,
+    pub scope: Scope,
     limits: ScopeLimits,
     used: Usage,
     more: Usage,
