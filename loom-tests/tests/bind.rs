@@ -64,9 +64,11 @@ fn bind_against_own_return() {
 }
 
 /// Room for what one of two connections has.
-#[test]
-fn two_connections_bind() {
-    model("two_connections_bind", Bounds::TWO_THREADS, || {
+fn one_of_two_binds(
+    name: &str,
+    admit: impl Fn(&Governor) -> ConnectionGuard + Send + Sync + 'static,
+) {
+    model(name, Bounds::TWO_THREADS, move || {
         let governor = narrow_peer();
         let (one, two) = (admit(&governor), admit(&governor));
         let _held = [one.try_reserve(bytes(1)).unwrap(), two.try_reserve(bytes(1)).unwrap()];
@@ -77,6 +79,18 @@ fn two_connections_bind() {
         drop((one, two));
         all_back(&governor);
     });
+}
+
+#[test]
+fn two_connections_bind() {
+    one_of_two_binds("two_connections_bind", admit);
+}
+
+/// A class makes a bind take the way that has more steps.
+#[test]
+fn two_classed_connections_bind() {
+    let admit = |governor: &Governor| governor.inbound().class("class").try_admit().unwrap();
+    one_of_two_binds("two_classed_connections_bind", admit);
 }
 
 #[test]
