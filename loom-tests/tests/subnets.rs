@@ -260,15 +260,17 @@ fn end_of_trust_against_admission() {
 }
 
 /// A connection counts at the door, is promoted for the memory it needs, and turns out to come from
-/// elsewhere: it keeps no place that it no longer comes from, and takes none away.
-fn promoted_comes_from_elsewhere(name: &str, allowed: &'static str) {
-    model(name, Bounds::TWO_THREADS, || {
+/// elsewhere: it keeps no place that it no longer comes from, takes none away, and has one there if
+/// it `counts` there.
+fn promoted_comes_from_elsewhere(name: &str, allowed: &'static str, counts: bool) {
+    model(name, Bounds::TWO_THREADS, move || {
         let allow = AllowList::new().network(allowed.parse().unwrap());
         let governor = governor(each(1).system(room(0)).allow(allow));
         let guard = from(&governor, HERE).unwrap();
         drop(guard.try_reserve(bytes(1)).unwrap());
         assert_eq!(governor.snapshot().allowlisted_system.usage.connections(), 1);
         guard.rebind_source(THERE).unwrap();
+        has_room(&governor, THERE, !counts);
         drop(guard);
         governor.set_limits(each(1)).unwrap();
         all_places_back(&governor);
@@ -277,10 +279,10 @@ fn promoted_comes_from_elsewhere(name: &str, allowed: &'static str) {
 
 #[test]
 fn promoted_comes_from_an_allowed_address() {
-    promoted_comes_from_elsewhere("promoted_comes_from_an_allowed_address", "192.0.2.0/24");
+    promoted_comes_from_elsewhere("promoted_comes_from_an_allowed_address", "192.0.2.0/24", false);
 }
 
 #[test]
 fn promoted_comes_from_an_ordinary_address() {
-    promoted_comes_from_elsewhere("promoted_comes_from_an_ordinary_address", "192.0.2.1/32");
+    promoted_comes_from_elsewhere("promoted_comes_from_an_ordinary_address", "192.0.2.1/32", true);
 }
