@@ -101,6 +101,35 @@ fn last_block_of_a_stream() {
     });
 }
 
+/// Of two who keep what they get one is refused, though the connection may have a block for it.
+fn one_of_two_on_a_stream(name: &str, cached: bool) {
+    model(name, Bounds::TWO_THREADS, move || {
+        let governor = governor(Limits::unlimited().stream(room(1)));
+        let guard = admit(&governor);
+        if cached {
+            cache(&guard);
+        }
+        let stream = Arc::new(guard.try_open_stream(Direction::Inbound).unwrap());
+        let same = stream.clone();
+        let (one, two) = race(|| stream.try_lease_owned(BLOCK), move || same.try_reserve(bytes(1)));
+        assert!(granted(&one, Scope::Stream) != granted(&two, Scope::Stream));
+        assert_eq!(stream.usage().memory, bytes(1));
+        drop((one, two, stream, guard));
+        all_back(&governor);
+    });
+}
+
+#[test]
+fn lease_against_reservation_on_a_stream() {
+    one_of_two_on_a_stream("lease_against_reservation_on_a_stream", false);
+}
+
+#[test]
+fn lease_of_an_idle_block_against_reservation_on_a_stream() {
+    let name = "lease_of_an_idle_block_against_reservation_on_a_stream";
+    one_of_two_on_a_stream(name, true);
+}
+
 #[test]
 fn reservation_against_lease() {
     model("reservation_against_lease", Bounds::TWO_THREADS, || {

@@ -4,7 +4,8 @@
 
 use leasehold::{Direction, Governor, Limits, Observe, PeerKey, Scope, ScopeLimits};
 use loom_tests::{
-    BLOCK, Bounds, admit, all_back, at_rest, bytes, governor, granted, lease, model, race, room,
+    BLOCK, Bounds, admit, all_back, at_rest, bytes, cache, governor, granted, lease, model, race,
+    room,
 };
 
 /// Whatever the order, one of the two gets the block that the limit in force allows: no charge is
@@ -155,12 +156,17 @@ fn raise_limits_of_a_peer_against_lease() {
     one_fits_a_peer("raise_limits_of_a_peer_against_lease", 0);
 }
 
+/// A governor whose one limit, room for one block, is only observed.
+fn observing() -> Governor {
+    let limits = Limits::unlimited().system(room(1));
+    governor(limits.observe(Observe::none().scope(Scope::System)))
+}
+
 /// What would have been refused is counted as often as it would have been, and no oftener.
 #[test]
 fn observed_once() {
     model("observed_once", Bounds::TWO_THREADS, || {
-        let limits = Limits::unlimited().system(room(1));
-        let governor = governor(limits.observe(Observe::none().scope(Scope::System)));
+        let governor = observing();
         let (one, two) = (admit(&governor), admit(&governor));
         let (first, (second, two)) =
             race(|| one.try_lease_owned(BLOCK), move || (two.try_lease_owned(BLOCK), two));
@@ -191,6 +197,21 @@ fn lower_a_streams_limit_after_a_return() {
             },
         );
         drop((reserved.expect("there was room at every moment"), stream, guard));
+        all_back(&governor);
+    });
+}
+
+/// Idle memory is given back first where a limit is only observed, too: it would have been.
+#[test]
+fn idle_block_is_not_observed() {
+    model("idle_block_is_not_observed", Bounds::TWO_THREADS, || {
+        let governor = observing();
+        let (idle, other) = (admit(&governor), admit(&governor));
+        cache(&idle);
+        let (owned, ()) = race(|| other.try_lease_owned(BLOCK), move || drop(idle));
+        assert!(owned.is_ok(), "refused by a scope that only observes");
+        assert_eq!(at_rest(&governor).observed, [], "an idle block would have been in the way");
+        drop((owned, other));
         all_back(&governor);
     });
 }
