@@ -338,7 +338,7 @@ fn more_classes_at_once_than_fit_in_sixteen_bits() {
     let mut streams = Vec::new();
     for round in 0..ROUNDS {
         let name = |n| format!("{round}/{n}");
-        let limits = (0..NAMED).fold(Limits::unlimited(), |all, n| all.class(name(n), scope()));
+        let limits = (0..NAMED).fold(Limits::unlimited(), |all, n| all.class(&name(n), scope()));
         governor.set_limits(limits).expect("no more names than allowed");
         streams.extend((0..NAMED).map(|n| stream(&guard, &name(n))));
     }
