@@ -34,7 +34,8 @@
 //! scope stays tight until its use falls below seven eighths of its limit and nobody presses.
 //!
 //! **Observing.** A scope that only observes never refuses; what it would have refused is counted
-//! once, when it is charged.
+//! once, when it is charged. It is pressed on before, like any other: idle memory in its way is
+//! swept, so that what is counted is what would really have been refused.
 //!
 //! This module knows neither connections nor memory: a member is whatever the caller lists.
 
