@@ -88,6 +88,9 @@ const _: () = {
     assert!(COUNTS + size_of::<Connection>() <= 360);
 };
 
+/// The scopes above a connection, locked.
+type Above<'a> = Line<'a, Arc<Connection>>;
+
 /// A block that was leased the slow way.
 pub(crate) struct Granted {
     pub(crate) seat: Seat,
@@ -278,7 +281,7 @@ impl Connection {
     }
 
     /// Every scope above the connection, locked.
-    fn line(&self, ledger: &Ledger) -> Line<'_, Arc<Connection>> {
+    fn line(&self, ledger: &Ledger) -> Above<'_> {
         let standing = match ledger.phase {
             Phase::Open | Phase::Closed => Standing::Present,
             Phase::Gone => Standing::Departed,

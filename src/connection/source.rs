@@ -3,13 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Connection;
 use super::errand::{Halt, Halted};
 use super::ledger::{Ledger, Phase};
+use super::{Above, Connection};
 use crate::error::BindError;
 use crate::name::{Direction, Source};
-use crate::scope::{Line, Realm, Unmet};
-use crate::sync::Arc;
+use crate::scope::{Realm, Unmet};
 
 impl Connection {
     pub(super) fn source(&self, ledger: &Ledger) -> Option<Source> {
@@ -83,7 +82,7 @@ impl Connection {
     }
 
     /// The address that the connection had counts it no longer.
-    pub(super) fn uncount(&self, ledger: &mut Ledger, line: &mut Line<'_, Arc<Connection>>) {
+    pub(super) fn uncount(&self, ledger: &mut Ledger, line: &mut Above<'_>) {
         if std::mem::take(&mut ledger.counted)
             && let Some(from) = self.ip(ledger)
         {

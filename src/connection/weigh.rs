@@ -1,16 +1,16 @@
 //! Charging: the connection's own limits, every scope above it, and the class of a stream, all or
 //! none; and idle memory, which is given back before anyone is refused.
 
-use super::Connection;
 use super::account::{Entry, StreamAccount};
 use super::errand::Halt;
 use super::ledger::{Ledger, StreamClass};
 use super::loose::Loose;
+use super::{Above, Connection};
 use crate::arena::Block;
 use crate::error::{LeaseError, Refused, Resource, Scope};
 use crate::magazine::{Tight, Word};
 use crate::priority::Priority;
-use crate::scope::{ClassRef, Excused, LevelRef, Line, Realm, Request, Shortfall, Unmet};
+use crate::scope::{ClassRef, Excused, LevelRef, Realm, Request, Shortfall, Unmet};
 use crate::sync::Arc;
 use crate::usage::Tally;
 
@@ -36,7 +36,7 @@ impl Entered<'_> {
     }
 
     /// Holds the place against the limits in force while the tree is locked.
-    fn check(&self, line: &Line<'_, Arc<Connection>>, excused: &Excused) -> Result<(), Shortfall> {
+    fn check(&self, line: &Above<'_>, excused: &Excused) -> Result<(), Shortfall> {
         let (others, bytes) = (self.entry.others(), self.entry.bytes());
         line.check_stream_memory(others, bytes, self.priority, excused)
     }
@@ -91,7 +91,7 @@ impl Connection {
         entered: Option<&Entered<'_>>,
         request: &Request,
         take: impl FnOnce(&mut Ledger) -> Option<T>,
-    ) -> Result<Option<(T, Line<'_, Arc<Connection>>)>, Halt> {
+    ) -> Result<Option<(T, Above<'_>)>, Halt> {
         let own = ledger.usage();
         let class = match entered {
             Some(entered) => stream_class(ledger, entered.account())?,
@@ -157,7 +157,7 @@ impl Connection {
         &self,
         realm: Realm,
         ledger: &mut Ledger,
-        line: &mut Line<'_, Arc<Connection>>,
+        line: &mut Above<'_>,
     ) -> Result<(), Unmet<Arc<Connection>>> {
         let (own, nothing) = (ledger.usage(), Request::new(Tally::default()));
         line.insist(self.own_idle(ledger), |line, excused| {
@@ -173,7 +173,7 @@ impl Connection {
         &self,
         realm: Realm,
         ledger: &mut Ledger,
-        line: &mut Line<'_, Arc<Connection>>,
+        line: &mut Above<'_>,
         own: &Tally,
         request: &Request,
     ) {
