@@ -55,6 +55,16 @@ panic() {
     [ "${PIPESTATUS[0]}" -eq 0 ] || grep -m1 -o 'signal: [^)]*' log || true
 }
 
+for name in "$@"; do
+    if [ ! -f "$patches/$name.patch" ]; then
+        echo "no breakage $name" >&2
+        exit 1
+    elif [ -z "$(file "$name")" ] || [ -z "$(test "$name")" ]; then
+        echo "breakages/$name.patch names no model: its first line is not \`Model: FILE TEST\`" >&2
+        exit 1
+    fi
+done
+
 for file in $(for name in "$@"; do file "$name"; done | sort -u); do
     tests=$(for name in "$@"; do [ "$(file "$name")" != "$file" ] || test "$name"; done | sort -u)
     # shellcheck disable=SC2086 # one word for each test
