@@ -50,10 +50,11 @@ use crate::magazine::{Hold, Magazine};
 use crate::name::{Direction, Source};
 use crate::registry::Identified;
 use crate::scope::{Line, Standing};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, MutexGuard};
 pub(crate) use account::StreamAccount;
 pub(crate) use audit::Audit;
 pub(crate) use close::Closer;
+use errand::Halt;
 use ledger::{Ledger, Phase};
 use remote::Remote;
 pub(crate) use seat::Seat;
@@ -278,6 +279,12 @@ impl Connection {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.magazines[0].word().is_closed()
+    }
+
+    /// The ledger, for whoever asks for something, which only an open connection grants.
+    fn lock_open(&self) -> Result<MutexGuard<'_, Ledger>, Halt> {
+        let ledger = self.ledger.lock();
+        if ledger.phase == Phase::Open { Ok(ledger) } else { Err(Halt::Closed) }
     }
 
     /// Every scope above the connection, locked.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::errand::{Halt, Halted};
-use super::ledger::{Ledger, Phase};
+use super::ledger::Ledger;
 use super::remote::Remote;
-use super::{Connection, Shared, Terms};
+use super::{Above, Connection, Shared, Terms};
 use crate::error::{AdmitError, BindError};
 use crate::magazine::Magazine;
 use crate::name::{Direction, Source};
@@ -64,21 +64,13 @@ impl Connection {
         let peer = self.shared.tree.peer_key(key)?;
         // The clock may run anyone's code, so it is read before any lock is had.
         let now = self.shared.read_clock();
-        let bound = self.shared.run(|| self.attempt_bind(peer, now));
-        match bound {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(BindError::AlreadyBound),
-            Err(Halted::Refused(refused)) => Err(BindError::Refused(refused)),
-            Err(Halted::Closed) => Err(BindError::Closed),
-        }
+        let newly = self.shared.run(|| self.attempt_bind(peer, now))?;
+        if newly { Ok(()) } else { Err(BindError::AlreadyBound) }
     }
 
     fn attempt_bind(&self, peer: Hashed<'_, [u8]>, now: Duration) -> Result<bool, Halt> {
-        let mut guard = self.ledger.lock();
+        let mut guard = self.lock_open()?;
         let ledger = &mut *guard;
-        if ledger.phase != Phase::Open {
-            return Err(Halt::Closed);
-        }
         if ledger.place.peer().is_some() {
             return Ok(false);
         }
@@ -139,18 +131,17 @@ fn attempt_admit(
     let mut visit = address.map(|address| line.subnets().visit(address, now));
     let is_welcome = visit.as_ref().is_none_or(|visit| visit.refused().is_none());
     if !is_welcome || !line.try_admit_plainly(&request) {
-        // The ordinary scopes first, then, for whom the allow list covers, its own.
-        let mut met = line.allow_visit(visit.as_ref()).and_then(|()| {
+        let ask = |line: &mut Above<'_>| {
             line.insist(|_| None, |line, excused| line.check(&own, &request, excused))
-        });
+        };
+        // The ordinary scopes first, then, for whom the allow list covers, its own.
+        let mut met = line.allow_visit(visit.as_ref()).and_then(|()| ask(&mut line));
         if let Err(Unmet::Refused(refused)) = met
             && line.is_allowlisted(ip)
         {
             visit = None;
             line.enter_allowlisted();
-            met = line
-                .insist(|_| None, |line, excused| line.check(&own, &request, excused))
-                .map_err(|unmet| unmet.instead(refused.with_fallback(true)));
+            met = ask(&mut line).map_err(|unmet| unmet.instead(refused.with_fallback(true)));
         }
         if let Err(unmet) = met {
             let vacated = line.vacate();

@@ -2,7 +2,7 @@
 
 use super::Connection;
 use super::account::StreamAccount;
-use super::errand::{Halt, Halted};
+use super::errand::Halt;
 use super::ledger::{Ledger, Phase, Stream, StreamClass};
 use crate::error::{BindError, LeaseError};
 use crate::name::Direction;
@@ -22,10 +22,7 @@ impl Connection {
     ) -> Result<(), LeaseError> {
         let reserved = self.shared.run(|| {
             let entry = self.enter(account, bytes, priority)?;
-            let mut ledger = self.ledger.lock();
-            if ledger.phase != Phase::Open {
-                return Err(Halt::Closed);
-            }
+            let mut ledger = self.lock_open()?;
             let request = Request::new(Tally::of_memory(bytes)).at(priority);
             self.charge(&mut ledger, entry.as_ref(), &request)?;
             ledger.reserved += bytes;
@@ -61,10 +58,7 @@ impl Connection {
         direction: Direction,
     ) -> Result<Arc<StreamAccount>, LeaseError> {
         let opened = self.shared.run(|| {
-            let mut ledger = self.ledger.lock();
-            if ledger.phase != Phase::Open {
-                return Err(Halt::Closed);
-            }
+            let mut ledger = self.lock_open()?;
             let more = Tally::of_stream(direction);
             self.charge(&mut ledger, None, &Request::new(more))?;
             *ledger.streams_mut(direction) += 1;
@@ -76,13 +70,8 @@ impl Connection {
     /// Charges a stream, and what it holds, to a class besides all else.
     pub(crate) fn bind_stream(&self, account: &StreamAccount, name: &str) -> Result<(), BindError> {
         let name = self.shared.tree.class_name(name)?;
-        let bound = self.shared.run(|| self.attempt_bind_stream(account, name));
-        match bound {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(BindError::AlreadyBound),
-            Err(Halted::Refused(refused)) => Err(BindError::Refused(refused)),
-            Err(Halted::Closed) => Err(BindError::Closed),
-        }
+        let newly = self.shared.run(|| self.attempt_bind_stream(account, name))?;
+        if newly { Ok(()) } else { Err(BindError::AlreadyBound) }
     }
 
     fn attempt_bind_stream(
@@ -92,11 +81,8 @@ impl Connection {
     ) -> Result<bool, Halt> {
         // Nobody takes more meanwhile; what is returned meanwhile only makes it less.
         let entrance = account.hold_entrance();
-        let mut guard = self.ledger.lock();
+        let mut guard = self.lock_open()?;
         let ledger = &mut *guard;
-        if ledger.phase != Phase::Open {
-            return Err(Halt::Closed);
-        }
         let stream = ledger.stream_mut(account.key()).ok_or(Halt::Closed)?;
         if stream.bound {
             return Ok(false);

@@ -8,7 +8,7 @@
 use super::Connection;
 use super::shared::Shared;
 use crate::arena::{Arena, Block, Mapping};
-use crate::error::{LeaseError, Refused};
+use crate::error::{BindError, LeaseError, Refused};
 use crate::scope::{LevelRef, Pressure, Realm, Unmet};
 use crate::sync::Arc;
 
@@ -29,12 +29,6 @@ pub(super) enum Halt {
     MakeRoom(LevelRef, Arc<Connection>),
 }
 
-impl From<Refused> for Halt {
-    fn from(refused: Refused) -> Self {
-        Halt::Refused(refused)
-    }
-}
-
 impl From<Unmet<Arc<Connection>>> for Halt {
     fn from(unmet: Unmet<Arc<Connection>>) -> Self {
         match unmet {
@@ -49,6 +43,15 @@ impl From<Unmet<Arc<Connection>>> for Halt {
 pub(super) enum Halted {
     Refused(Refused),
     Closed,
+}
+
+impl From<Halted> for BindError {
+    fn from(halted: Halted) -> Self {
+        match halted {
+            Halted::Refused(refused) => BindError::Refused(refused),
+            Halted::Closed => BindError::Closed,
+        }
+    }
 }
 
 impl From<Halted> for LeaseError {

@@ -74,11 +74,8 @@ impl Connection {
         let LeaseTerms { hold, account, priority, .. } = terms;
         let bytes = self.block_bytes(class);
         let entry = self.enter(account, bytes, priority)?;
-        let mut guard = self.ledger.lock();
+        let mut guard = self.lock_open()?;
         let ledger = &mut *guard;
-        if ledger.phase != Phase::Open {
-            return Err(Halt::Closed);
-        }
         self.keep(ledger);
         let magazine = &self.magazines[class];
         if magazine.word().wants_fold() {
@@ -148,11 +145,8 @@ impl Connection {
     ) -> Result<Granted, Halt> {
         let LeaseTerms { hold, account, priority, site } = terms;
         let entry = self.enter(account, bytes as u64, priority)?;
-        let mut guard = self.ledger.lock();
+        let mut guard = self.lock_open()?;
         let ledger = &mut *guard;
-        if ledger.phase != Phase::Open {
-            return Err(Halt::Closed);
-        }
         self.keep(ledger);
         let request = Request::new(Tally::of_memory(bytes as u64)).at(priority);
         let take = |_: &mut Ledger| errand.take_mapping();

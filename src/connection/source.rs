@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::errand::{Halt, Halted};
-use super::ledger::{Ledger, Phase};
+use super::errand::Halt;
+use super::ledger::Ledger;
 use super::{Above, Connection};
 use crate::error::BindError;
 use crate::name::{Direction, Source};
@@ -26,20 +26,14 @@ impl Connection {
     pub(crate) fn rebind_source(&self, source: Source) -> Result<(), BindError> {
         // The clock may run anyone's code, so it is read before any lock is had.
         let now = self.shared.read_clock();
-        let moved = self.shared.run(|| {
-            let mut guard = self.ledger.lock();
+        self.shared.run(|| {
+            let mut guard = self.lock_open()?;
             let ledger = &mut *guard;
-            if ledger.phase != Phase::Open {
-                return Err(Halt::Closed);
-            }
             self.move_source(ledger, &source, now)?;
             self.set_source(ledger, &source);
             Ok(())
-        });
-        moved.map_err(|halted| match halted {
-            Halted::Refused(refused) => BindError::Refused(refused),
-            Halted::Closed => BindError::Closed,
-        })
+        })?;
+        Ok(())
     }
 
     /// Counts the connection at its new address. Who is allow-listed is not counted, but is tried

@@ -197,7 +197,7 @@ impl Connection {
             };
             let is_memory = shortfall.refused.resource() == Resource::Memory;
             let helps = is_memory && own_or_above && self.has_cached(ledger);
-            ledger.keep.clone().filter(|_| helps)
+            if helps { ledger.keep.clone() } else { None }
         }
     }
 
