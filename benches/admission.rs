@@ -2,26 +2,24 @@
 //! the least that anything can cost. Contenders take turns; prints, and judges nothing.
 //!
 //! ```text
-//! cargo bench -p leasehold-benches --bench admission [-- [--rounds N] [--test]]
+//! cargo bench -p leasehold-benches --bench admission [-- [--rounds N] [--json] [--test]]
 //! ```
 
+use std::fmt;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use leasehold::{
-    AllowList, ConnectionGuard, Governor, Limits, PeerKey, PrefixLimits, Rate, ScopeLimits,
+use leasehold_benches::Work;
+use leasehold_benches::library::{
+    self, AllowList, ConnectionGuard, Governor, Limits, PeerKey, PrefixLimits, ScopeLimits,
     SubnetLimits,
 };
-use leasehold_benches::Work;
-use leasehold_benches::turns::{self, Arguments, Rounds, Turns};
+use leasehold_benches::turns::{self, Arguments, Plan, Rounds, Turns};
 
-const ROUNDS: usize = 200;
-/// Operations before each turn that nobody times.
-const WARM_UP: u64 = 64;
+const PLAN: Plan = Plan { rounds: 200, turn: Plan::TURN, warm_up: 64 };
 /// Connections that are live all the time.
 const FEW: usize = 1_000;
 const MANY: usize = 1_000_000;
@@ -29,13 +27,19 @@ const MANY: usize = 1_000_000;
 /// One line of the table.
 struct Contender {
     name: &'static str,
-    /// At most so many times the floor. Reported, never enforced.
+    /// At most so many times the floor. Printed, never enforced.
     target: Option<f64>,
     work: Work,
 }
 
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 fn main() {
-    let arguments = Arguments::read(ROUNDS);
+    let arguments = Arguments::read();
     // A process with a single thread takes short cuts in its allocator that no server would see.
     thread::spawn(|| {
         loop {
@@ -43,7 +47,8 @@ fn main() {
         }
     });
     let contenders = contenders(if arguments.test { FEW } else { MANY });
-    let rounds = Rounds::run(&arguments, contenders, WARM_UP, |contender, times| {
+    let nothing = || ();
+    let rounds = Rounds::run(&arguments, &PLAN, contenders, nothing, |contender, times| {
         let start = Instant::now();
         (contender.work)(times);
         start.elapsed().as_nanos() as f64 / times as f64
@@ -65,7 +70,7 @@ fn contenders(many: usize) -> Vec<Contender> {
     ]
 }
 
-/// Limits that are large enough for everyone, but finite in every scope and for every subnet, with
+/// Limits that are never exceeded, but finite in every scope and for every subnet, with
 /// an allow list, networks and peers that have limits of their own.
 fn limited() -> Governor {
     let all = || {
@@ -79,10 +84,8 @@ fn limited() -> Governor {
             .streams_outbound(10_000_000)
             .fds(10_000_000)
     };
-    let burst = NonZeroU32::new(1_000_000).expect("not zero");
-    let each = PrefixLimits::unlimited()
-        .connections(10_000_000_u64)
-        .rate(Rate::new(Duration::from_nanos(1), burst));
+    let each =
+        PrefixLimits::unlimited().connections(10_000_000_u64).rate(library::rate_of_a_billion());
     let mut allow = AllowList::new();
     let mut limits = Limits::unlimited();
     for number in 0..100 {
@@ -123,7 +126,7 @@ fn hot(governor: Governor, class: Option<&'static str>) -> Work {
             Some(class) => admission.class(class),
             None => admission,
         };
-        bound(admission.try_admit().expect("limits are ample"), 1)
+        bound(library::admit(admission), 1)
     };
     let live: Vec<_> = (0..FEW).map(|_| connect(&governor)).collect();
     Box::new(move |times| {
@@ -135,8 +138,7 @@ fn hot(governor: Governor, class: Option<&'static str>) -> Work {
 }
 
 fn without_address(governor: Governor) -> Work {
-    let connect =
-        |governor: &Governor| bound(governor.inbound().try_admit().expect("limits are ample"), 1);
+    let connect = |governor: &Governor| bound(library::admit(governor.inbound()), 1);
     let live: Vec<_> = (0..FEW).map(|_| connect(&governor)).collect();
     Box::new(move |times| {
         let _live = &live;
@@ -151,8 +153,7 @@ fn random(governor: Governor, many: usize) -> Work {
     let mut random = fastrand::Rng::with_seed(1);
     let connect = |governor: &Governor, random: &mut fastrand::Rng| {
         let address = SocketAddr::new(Ipv4Addr::from_bits(random.u32(1 << 28..)).into(), 4000);
-        let admission = governor.inbound().remote(address);
-        bound(admission.try_admit().expect("limits are ample"), random.u64(..))
+        bound(library::admit(governor.inbound().remote(address)), random.u64(..))
     };
     let mut live: Vec<_> = (0..many).map(|_| connect(&governor, &mut random)).collect();
     Box::new(move |times| {
@@ -167,22 +168,21 @@ fn random(governor: Governor, many: usize) -> Work {
 fn bound(guard: ConnectionGuard, peer: u64) -> ConnectionGuard {
     let mut key = *b"12D3KooW................................";
     key[8..16].copy_from_slice(&peer.to_le_bytes());
-    guard.bind_peer(key).expect("limits are ample");
+    library::bind_peer(&guard, key);
     guard
 }
 
 fn print(rows: &[Turns<Contender>]) {
-    let floor = rows[0].median();
+    let floor = rows[0].paces.median();
     let row = |row: &Turns<Contender>| {
-        let median = row.median();
+        let median = row.paces.median();
         let ratio = median / floor;
-        let verdict = |most| turns::verdict(format!("× ≤ {most}"), ratio <= most);
         [
-            row.contender.name.to_owned(),
+            row.contender.to_string(),
             format!("{median:.1}"),
-            row.spread(),
+            row.paces.spread(1),
             format!("{ratio:.1}"),
-            row.contender.target.map_or_else(String::new, verdict),
+            row.contender.target.map_or_else(String::new, |most| turns::at_most(most, ratio)),
         ]
     };
     let header = ["admit, bind, end", "ns", "p10 .. p90", "floor ×", "target"];

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use leasehold_benches::{CONTENDERS, Crew, THREADS};
+use leasehold_benches::{CONTENDERS, Crew, THREADS, World, prepare_in};
 
 fn contenders(criterion: &mut Criterion) {
-    let crew = Crew::new();
+    let crew = Crew::new(prepare_in(&World::new()));
     for threads in 1..=THREADS {
         let mut group = criterion.benchmark_group(format!("{threads} of {THREADS} threads"));
         for (index, contender) in CONTENDERS.iter().enumerate() {

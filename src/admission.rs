@@ -5,9 +5,12 @@ use std::panic::Location;
 
 use crate::connection::{Connection, Shared, Terms};
 use crate::error::{AdmitError, NameTooLong};
+use crate::governed::Governed;
 use crate::guard::ConnectionGuard;
-use crate::name::{Direction, MAX_NAME_BYTES, Source};
+use crate::handle::ConnectionHandle;
+use crate::name::{Direction, PeerKey, Source};
 use crate::sync::Arc;
+use crate::usage::ConnectionKind;
 
 /// A connection that asks to be admitted. Made by [`Governor::inbound`](crate::Governor::inbound)
 /// and [`Governor::outbound`](crate::Governor::outbound).
@@ -25,10 +28,8 @@ use crate::sync::Arc;
 /// for _ in 0..3 {
 ///     let socket = accept();
 ///     // A refusal closes the socket, and does not end the loop.
-///     let Ok((socket, guard)) = governor.inbound().try_admit_with(socket, |_, _| ()) else {
-///         continue;
-///     };
-///     // serve the socket under its guard
+///     let Ok(socket) = governor.inbound().try_govern(socket) else { continue };
+///     // serve the socket, whose guard is in the same value
 /// }
 /// # Ok::<(), leasehold::ConfigError>(())
 /// ```
@@ -39,7 +40,7 @@ pub struct Admission<'a> {
     fd: bool,
     weight_bytes: u64,
     source: Option<Source>,
-    peer: Result<Option<Box<[u8]>>, NameTooLong>,
+    peer: Result<Option<PeerKey>, NameTooLong>,
     class: Option<&'a str>,
 }
 
@@ -62,13 +63,13 @@ impl<'a> Admission<'a> {
         self
     }
 
-    /// Who the peer is, where that is known beforehand. The connection is then never transient.
-    pub fn peer(mut self, peer: impl AsRef<[u8]>) -> Self {
-        let peer = peer.as_ref();
-        if peer.len() > MAX_NAME_BYTES {
-            self.peer = Err(NameTooLong { len: peer.len() });
-        } else if let Ok(known) = &mut self.peer {
-            *known = Some(peer.into());
+    /// The peer, where it is known beforehand. The connection is then never transient.
+    ///
+    /// The key is text, bytes, an address or a [`PeerKey`]. One that is too long is an error of the
+    /// call that tries the admission.
+    pub fn peer(mut self, peer: impl TryInto<PeerKey, Error: Into<NameTooLong>>) -> Self {
+        if self.peer.is_ok() {
+            self.peer = peer.try_into().map(Some).map_err(Into::into);
         }
         self
     }
@@ -93,10 +94,10 @@ impl<'a> Admission<'a> {
         self
     }
 
-    /// Admits the connection, or refuses it.
+    /// Admits a connection that has no transport yet, or refuses it.
     ///
-    /// Prefer [`try_admit_with`](Self::try_admit_with), which does not let a refused transport
-    /// stay open.
+    /// Prefer [`try_govern`](Self::try_govern), which closes a refused transport, and drops the
+    /// transport before the guard.
     ///
     /// # Errors
     ///
@@ -106,8 +107,20 @@ impl<'a> Admission<'a> {
         self.admit(Location::caller())
     }
 
-    /// Admits the connection and gives its transport back with the guard, or refuses it and closes
-    /// the transport: it goes to `on_refuse`, by value, and is dropped there if it is not moved on.
+    /// Admits the connection and puts its transport beside the guard, or refuses it and closes the
+    /// transport, by dropping it.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_admit`](Self::try_admit).
+    #[track_caller]
+    pub fn try_govern<T>(self, transport: T) -> Result<Governed<T>, AdmitError> {
+        self.try_admit_with(transport, |transport, _| drop(transport))
+    }
+
+    /// As [`try_govern`](Self::try_govern), for a transport that dropping does not close (quinn's,
+    /// say), or that a refusal is first written to: it goes to `on_refuse`, by value, and is dropped
+    /// there if it is not moved on.
     ///
     /// # Errors
     ///
@@ -117,9 +130,9 @@ impl<'a> Admission<'a> {
         self,
         transport: T,
         on_refuse: impl FnOnce(T, &AdmitError),
-    ) -> Result<(T, ConnectionGuard), AdmitError> {
+    ) -> Result<Governed<T>, AdmitError> {
         match self.admit(Location::caller()) {
-            Ok(guard) => Ok((transport, guard)),
+            Ok(guard) => Ok(Governed::new(transport, guard)),
             Err(error) => {
                 on_refuse(transport, &error);
                 Err(error)
@@ -130,15 +143,15 @@ impl<'a> Admission<'a> {
     fn admit(self, site: &'static Location<'static>) -> Result<ConnectionGuard, AdmitError> {
         let peer = self.peer?;
         let terms = Terms {
-            direction: self.direction,
-            fd: self.fd,
+            kind: ConnectionKind::new(self.direction, self.fd),
             weight_bytes: self.weight_bytes,
             source: self.source,
-            peer: peer.as_deref(),
+            peer: peer.as_ref().map(PeerKey::as_bytes),
             class: self.class,
             site,
         };
-        Connection::admit(self.shared, terms).map(ConnectionGuard::new)
+        let connection = Connection::admit(self.shared, terms)?;
+        Ok(ConnectionGuard::new(ConnectionHandle::new(connection)))
     }
 }
 

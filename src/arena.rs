@@ -1,110 +1,85 @@
 //! Where the bytes are: slabs cut into equal blocks, and what is known of each block.
 //!
-//! **Promises.** A block that was handed out is handed out to nobody else before it is given back,
-//! and it is given back once. Memory is asked of the system in *slabs* of 1 MiB, or in one mapping
-//! of its own for a lease larger than every class. What is mapped is bounded: a class keeps at most
-//! one wholly empty slab, so mapped memory is at most the blocks in use, plus one slab per class,
-//! plus the free blocks inside partly used slabs (*fragmentation*). Those are kept few by handing
-//! out from the slab with the lowest address first, are given back to the system page by page when
-//! the arena would otherwise outgrow its [`Bounds`], and beyond those it refuses to map more.
+//! **Promises.** A block that was handed out is not handed out again before it is given back, and it
+//! is given back once. Memory is asked of the system in *slabs* of 1 MiB, or in one mapping of its
+//! own for a lease larger than every size class. What is mapped is bounded: a size class keeps at
+//! most one wholly empty slab, so mapped memory is at most the blocks in use, plus one slab for each
+//! size class, plus the free blocks inside partly used slabs (*fragmentation*). Those are kept few by
+//! handing out from partly used slabs first, and of those from the one with the lowest number; they
+//! are given back to the system page by page when the arena would otherwise outgrow its [`Bounds`],
+//! and beyond those it refuses to map more.
 //!
-//! **States of a slab**, under its class's lock:
+//! The arena knows nothing of budgets, and nothing of connections.
+//!
+//! **States of a slab:**
 //!
 //! ```text
-//!  mapped ──▶ empty ◀──▶ partly used ◀──▶ full
-//!               └──▶ retired ──▶ unmapped, after every lock is let go
+//!           mmap                                            munmap
+//!  entered ──────▶ partly used ◀─────▶ empty ──▶ given up ─────────▶ struck
+//!                   ▲       │       one of two,
+//!                   ▼       ▼       or to make room
+//!                 full    pages set aside ──────────▶ partly used, less these pages
+//!                                           madvise
 //! ```
 //!
-//! The arena knows nothing of budgets, and nothing of connections. It maps, unmaps and advises under
-//! no lock that anybody needs for a block it could have: [`Arena::grow`] and [`Arena::settle`] are
-//! called with none held, and take turns among themselves.
+//! They change under the lock of the slab's size class, and the calls to the system are made without
+//! it. From *entered* to *struck* the books count a slab as resident, less the pages that were given
+//! back.
 //!
-//! **Finding a block.** A handle is 32 bits: which slab of its class, which block of the slab. A
-//! [`directory`] of two levels leads from it to the block's record without a lock, since whoever
-//! holds a block keeps its slab mapped.
+//! **Giving up.** Memory goes back to the system in three steps: under a lock it leaves what can be
+//! handed out, and the [`books`] note that it is *being given up*, while it still counts as
+//! resident; then the calling thread unmaps or discards it, with no lock held; then the books strike
+//! it and wake the threads that wait for that.
 //!
-//! A block's record costs 64 bytes, a cache line of its own, so that two connections never write
-//! the same one: 12.5 % of a 512-byte block, 1.6 % of 4 KiB, 0.1 % of 64 KiB.
+//! - A thread that *gives* ([`give`](Arena::give), [`settle`](Arena::settle),
+//!   [`unmap_large`](Arena::unmap_large)) never waits for another thread's call to the system.
+//! - A thread that *asks* ([`grow`](Arena::grow), [`map_large`](Arena::map_large)) is not refused for
+//!   want of memory that is idle, or that is being given up. If the arena would outgrow its frugal
+//!   bound, or the system has no memory, the thread waits for what others are giving up, gives up
+//!   itself all that is idle, and asks again. Where only memory that is being given up stands between
+//!   it and the hard bound, it waits for that.
+//!
+//! What must be allocated for a block or a slab is reserved before anything changes, so a system
+//! without memory leads to a refusal ([`Reason::OutOfMemory`](crate::Reason::OutOfMemory)) and not to
+//! an abort. Giving allocates nothing.
+//!
+//! **Finding a block.** A block's number is 32 bits: which slab of its size class, which block of the
+//! slab. A [`directory`] leads from it to the block's record without a lock, since a block that is
+//! out keeps its slab mapped. A record costs 64 bytes, a cache line of its own, so that two
+//! connections never write the same one: 12.5 % of a 512-byte block, 1.6 % of 4 KiB, 0.1 % of 64 KiB.
 
+mod anchored;
 mod bitmap;
+mod block;
 mod books;
-mod class;
 mod directory;
 mod mapping;
+mod size_class;
+mod sizes;
 mod slab;
 
 use std::panic::Location;
-use std::ptr::NonNull;
 
 use crossbeam_utils::CachePadded;
 
 use crate::error::{ConfigError, Refused};
-use crate::sync::unmodelled::{AtomicPtr, AtomicU32, Relaxed};
-use crate::sync::{Mutex, Probe};
+use crate::ranges::{MAX_BLOCK_BYTES, MAX_SIZE_CLASSES, MIN_BLOCK_BYTES};
+use crate::sync::Mutex;
+use crate::sync::unmodelled::{AtomicU32, Relaxed};
+use anchored::Anchored;
+pub(crate) use block::{Block, BlockCell, Note};
 pub(crate) use books::Bounds;
 use books::{Books, Bound};
-pub(crate) use class::Class;
 pub(crate) use mapping::Mapping;
-
-/// The most size classes a governor can have. Each costs every connection 40 bytes.
-#[cfg(not(leasehold_loom))]
-pub const MAX_CLASSES: usize = 5;
-/// The most size classes a governor can have. Each costs every connection 40 bytes.
-#[cfg(leasehold_loom)]
-pub const MAX_CLASSES: usize = 2;
-/// The smallest block, in bytes.
-pub const MIN_CLASS_BYTES: usize = 256;
-/// The largest block, in bytes. Larger leases get a mapping of their own.
-pub const MAX_CLASS_BYTES: usize = 256 << 10;
+pub(crate) use size_class::Lookup;
+use size_class::SizeClass;
+pub(crate) use sizes::SizeClasses;
 
 /// Block sizes unless others are configured, in bytes.
 #[cfg(not(leasehold_loom))]
-pub(crate) const DEFAULT_CLASSES: &[usize] = &[512, 2 << 10, 4 << 10, 16 << 10, 64 << 10];
+pub(crate) const DEFAULT_SIZE_CLASSES: &[usize] = &[512, 2 << 10, 4 << 10, 16 << 10, 64 << 10];
 #[cfg(leasehold_loom)]
-pub(crate) const DEFAULT_CLASSES: &[usize] = &[MIN_CLASS_BYTES];
-
-/// A block that left the arena. Not `Copy`: it is either somewhere, or given back.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "a block that is dropped is lost"]
-pub(crate) struct Block(pub(crate) u32);
-
-/// What is known of one block, on a cache line of its own.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub(crate) struct Record {
-    note: Note,
-    /// Watches the block's bytes in the models.
-    pub(crate) probe: Probe,
-}
-
-impl Record {
-    pub(crate) fn note(&self) -> &Note {
-        &self.note
-    }
-}
-
-/// Who leased a block, and when.
-#[derive(Debug, Default)]
-pub(crate) struct Note {
-    site: AtomicPtr<Location<'static>>,
-    tick: AtomicU32,
-}
-
-impl Note {
-    /// Two plain stores; nothing depends on their order.
-    #[inline]
-    pub(crate) fn write(&self, site: &'static Location<'static>, tick: u32) {
-        self.site.store(std::ptr::from_ref(site).cast_mut(), Relaxed);
-        self.tick.store(tick, Relaxed);
-    }
-
-    /// Where the block was last leased, and the tick of the coarse clock then.
-    pub(crate) fn read(&self) -> Option<(&'static Location<'static>, u32)> {
-        let site = NonNull::new(self.site.load(Relaxed))?;
-        // SAFETY: the only writer is `write`, which stores a `&'static Location`.
-        Some((unsafe { site.as_ref() }, self.tick.load(Relaxed)))
-    }
-}
+pub(crate) const DEFAULT_SIZE_CLASSES: &[usize] = &[MIN_BLOCK_BYTES];
 
 /// What the arena holds, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,13 +97,13 @@ pub struct ArenaReport {
     /// The arena's own records, outside what it maps.
     pub bookkeeping_bytes: u64,
     /// One row for each size class, smallest first.
-    pub classes: Vec<ClassReport>,
+    pub size_classes: Vec<SizeClassReport>,
 }
 
 /// One size class of the arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ClassReport {
+pub struct SizeClassReport {
     /// The size of a block.
     pub block_bytes: usize,
     /// Slabs that are mapped.
@@ -143,70 +118,51 @@ pub struct ClassReport {
 
 /// The memory of one governor.
 pub(crate) struct Arena {
-    /// The class for a length of `n`, by the bits that `n - 1` takes.
-    class_of: [u8; usize::BITS as usize + 1],
-    classes: Box<[Class]>,
+    sizes: SizeClasses,
+    /// Anchored: a [`Lookup`] leads here.
+    classes: Anchored<[SizeClass]>,
     /// Whether blocks are overwritten with zeroes as they come back.
     zero_on_return: bool,
-    /// Whether slabs wait to be unmapped: a hint that spares the classes' locks.
+    /// Whether a size class has more than one empty slab: a hint that spares the locks. Relaxed, for
+    /// the locks order it: a thread that clears the mark and then finds no such slab had the lock
+    /// before the block came back, so the mark that follows the return is the later one, and stays.
     unsettled: CachePadded<AtomicU32>,
-    /// Held while memory goes back to the system, so that nobody is refused for want of what is on
-    /// its way. The one lock that is held across such calls; taken with no other held.
-    giving_up: CachePadded<Mutex<()>>,
-    /// Held while a slab is mapped, before `giving_up`: whoever comes next may need no other one, and
-    /// is not refused because of slabs that several map of which each needs one block.
+    /// Held while a slab is mapped, with no other lock. Otherwise threads that each need one block
+    /// would each map a slab, and be refused although one slab serves all.
     growing: CachePadded<Mutex<()>>,
     books: Books,
 }
 
-impl Arena {
-    const NO_CLASS: u8 = u8::MAX;
+/// The size of a slab, in bytes.
+const SLAB: u64 = slab::BYTES as u64;
 
+impl Arena {
     pub(crate) fn new(
         sizes: &[usize],
         bounds: Bounds,
         zero_on_return: bool,
     ) -> Result<Self, ConfigError> {
         check_sizes(sizes)?;
-        let mut class_of = [Self::NO_CLASS; usize::BITS as usize + 1];
-        for (bits, class) in class_of.iter_mut().enumerate() {
-            let fits = |size: &usize| size.trailing_zeros() as usize >= bits;
-            if let Some(found) = sizes.iter().position(fits) {
-                *class = found as u8;
-            }
-        }
         Ok(Self {
-            class_of,
-            classes: sizes.iter().map(|&size| Class::new(size)).collect(),
+            sizes: SizeClasses::new(sizes),
+            classes: Anchored::new(sizes.iter().map(|&size| SizeClass::new(size)).collect()),
             zero_on_return,
             unsettled: CachePadded::new(AtomicU32::new(0)),
-            giving_up: CachePadded::new(Mutex::new(())),
             growing: CachePadded::new(Mutex::new(())),
             books: Books::new(bounds),
         })
     }
 
-    pub(crate) fn class_count(&self) -> usize {
-        self.classes.len()
-    }
-
-    /// The smallest class with blocks of at least `len` bytes.
+    /// The block sizes.
     #[inline]
-    pub(crate) fn class_for(&self, len: usize) -> Option<usize> {
-        let bits = usize::BITS - len.saturating_sub(1).leading_zeros();
-        let class = self.class_of[bits as usize];
-        (class != Self::NO_CLASS).then_some(class as usize)
+    pub(crate) fn sizes(&self) -> SizeClasses {
+        self.sizes
     }
 
-    /// The size of a block, in bytes.
+    /// The way to blocks that have left this arena.
     #[inline]
-    pub(crate) fn block_bytes(&self, class: usize) -> usize {
-        self.classes[class].block_bytes()
-    }
-
-    /// Hands out a block from a slab that is mapped already.
-    pub(crate) fn take(&self, class: usize) -> Option<Block> {
-        self.classes[class].take(&self.books, Bound::Frugal)
+    pub(crate) fn lookup(&self) -> Lookup {
+        Lookup::new(&self.classes)
     }
 
     /// Whether blocks are overwritten with zeroes as they come back.
@@ -215,14 +171,24 @@ impl Arena {
         self.zero_on_return
     }
 
-    /// Takes a block back.
+    /// Hands out a block from a slab that is mapped already.
+    pub(crate) fn take(&self, class: usize) -> Option<Block> {
+        self.classes[class].take(&self.books, Bound::Frugal)
+    }
+
+    /// Takes back a block of this size class. Call [`settle`](Self::settle) afterwards, with no lock
+    /// held.
     pub(crate) fn give(&self, class: usize, block: Block) {
         if self.zero_on_return {
-            let class = self.class(class);
-            // SAFETY: the block is still out, in the caller's hands alone, and this many bytes.
-            unsafe { class.locate(block.0).1.write_bytes(0, class.block_bytes()) };
+            // SAFETY: a `Block` is out as long as it exists, and no lease has it: its owner vacated
+            // the place where it was. It is of this arena and class, as the caller says, and goes
+            // back below.
+            unsafe {
+                let (_, base) = self.lookup().locate(class, block.number());
+                base.write_bytes(0, self.sizes.block_bytes(class));
+            }
         }
-        if self.classes[class].give(block, &self.books) {
+        if self.classes[class].give(block) {
             self.unsettled.store(1, Relaxed);
         }
     }
@@ -230,39 +196,40 @@ impl Arena {
     /// Hands out a block, making room and mapping a slab if need be. Call with no lock held.
     pub(crate) fn grow(&self, class: usize) -> Result<Block, Refused> {
         let _turn = self.growing.lock();
-        self.with_room(slab::BYTES as u64, || self.try_grow(class))
+        self.with_room(SLAB, || self.try_grow(&self.classes[class]))
     }
 
-    /// Maps a block of its own for a lease larger than every class. Call with no lock held.
+    /// Maps at least `bytes` for a lease larger than every size class. Call with no lock held.
     pub(crate) fn map_large(&self, bytes: usize) -> Result<Mapping, Refused> {
-        self.with_room(bytes as u64, || {
-            self.books.map_large(bytes as u64)?;
-            Mapping::new(bytes).map_err(|_| {
-                self.books.unmap_large(bytes as u64);
-                Refused::out_of_memory(self.books.read().mapped(), bytes as u64)
-            })
+        let Some(rounded) = Mapping::round_up(bytes) else {
+            return Err(Refused::out_of_memory(self.books.read().mapped(), bytes as u64));
+        };
+        self.with_room(rounded as u64, || {
+            self.books.enter(rounded as u64, |figures| &mut figures.large)?;
+            let strike = |_| self.books.strike(rounded as u64, |figures| &mut figures.large);
+            Mapping::new(rounded).map_err(strike)
         })
     }
 
     /// Unmaps a large block. Call with no lock held.
     pub(crate) fn unmap_large(&self, mapping: Mapping) {
-        let _turn = self.giving_up.lock();
         let bytes = mapping.len() as u64;
+        self.books.begin_giving_up(bytes);
         drop(mapping);
-        self.books.unmap_large(bytes);
+        self.books.end_giving_up(bytes, |figures| figures.large -= bytes);
     }
 
-    /// Unmaps every slab of which no block is out. Call with no lock held.
-    pub(crate) fn release_empty(&self) {
-        let _turn = self.giving_up.lock();
-        self.classes.iter().for_each(|class| class.retire_empty(&self.books));
-        self.unmap_retired();
+    /// Whether [`settle`](Self::settle) has anything to do.
+    #[inline]
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.unsettled.load(Relaxed) != 0
     }
 
-    /// Unmaps the slabs that were retired. Call with no lock held, after giving blocks back.
+    /// Unmaps empty slabs beyond one of each size class. Call with no lock held, after giving blocks
+    /// back.
     #[inline]
     pub(crate) fn settle(&self) {
-        if self.unsettled.load(Relaxed) != 0 {
+        if self.is_unsettled() {
             self.settle_now();
         }
     }
@@ -270,19 +237,10 @@ impl Arena {
     #[cold]
     #[inline(never)]
     fn settle_now(&self) {
-        let _turn = self.giving_up.lock();
-        self.unmap_retired();
-    }
-
-    /// Called by whose turn it is to give memory up.
-    fn unmap_retired(&self) {
+        // Before the look at the slabs: a block that another thread gives back after it sets the
+        // mark again.
         self.unsettled.store(0, Relaxed);
-        for class in &self.classes {
-            let unmapped = class.unmap_retired();
-            if unmapped > 0 {
-                self.books.unmap_slabs(unmapped);
-            }
-        }
+        self.unmap_empty(1);
     }
 
     /// Changes how much may be mapped. What is mapped already stays.
@@ -290,81 +248,75 @@ impl Arena {
         self.books.set_bounds(bounds);
     }
 
-    /// Everything about one size class.
-    #[inline(always)]
-    pub(crate) fn class(&self, class: usize) -> &Class {
-        &self.classes[class]
-    }
-
-    /// Where and when a block that is out was leased. Takes the class's lock.
+    /// Where and when a block that is out was leased. Takes the size class's lock.
     pub(crate) fn note(
         &self,
         class: usize,
-        block: u32,
+        number: u32,
     ) -> Option<(&'static Location<'static>, u32)> {
-        self.classes[class].note(block)
+        self.classes[class].note(number)
     }
 
-    /// What the arena holds right now, class by class.
+    /// What the arena holds right now, one size class after another.
     pub(crate) fn report(&self) -> ArenaReport {
-        let classes: Vec<_> = self.classes.iter().map(Class::report).collect();
-        let bookkeeping = self.classes.iter().map(Class::bookkeeping_bytes).sum::<usize>();
+        let size_classes: Vec<_> = self.classes.iter().map(SizeClass::report).collect();
+        let bookkeeping = self.classes.iter().map(SizeClass::bookkeeping_bytes).sum::<usize>();
         let figures = self.books.read();
-        let blocks = classes.iter().map(|c| c.blocks_in_use * c.block_bytes).sum::<usize>();
+        let blocks = size_classes.iter().map(|c| c.blocks_in_use * c.block_bytes).sum::<usize>();
         ArenaReport {
             mapped_bytes: figures.mapped(),
             resident_bytes: figures.resident(),
             in_use_bytes: blocks as u64 + figures.large,
             large_bytes: figures.large,
-            bookkeeping_bytes: bookkeeping as u64,
-            classes,
+            bookkeeping_bytes: (bookkeeping + size_of_val(&*self.classes)) as u64,
+            size_classes,
         }
     }
 
-    /// Asks for `bytes` more, first out of what is there. If that would take the arena beyond its
-    /// frugal bound, or fails, what nobody uses is given up before it is refused: with whatever
-    /// another thread is giving up at the moment.
+    /// Asks for `bytes` more: first while that keeps the arena within its frugal bound, then, if it
+    /// does not or fails, after giving up what is idle.
     fn with_room<T>(&self, bytes: u64, ask: impl Fn() -> Result<T, Refused>) -> Result<T, Refused> {
-        if self.books.admit(bytes, Bound::Frugal)
+        if self.books.admits(bytes, Bound::Frugal)
             && let Ok(granted) = ask()
         {
             return Ok(granted);
         }
-        let _turn = self.giving_up.lock();
-        self.give_up_idle();
+        // Before this thread looks for what is idle: what others set aside may be part of it.
+        self.books.wait_for_others();
+        self.unmap_empty(0);
+        if Mapping::CAN_DISCARD {
+            self.classes.iter().for_each(|class| class.discard_idle(&self.books));
+            // What came back while pages of its slab were set aside may have emptied the slab.
+            self.unmap_empty(0);
+        }
         ask()
     }
 
-    fn try_grow(&self, number: usize) -> Result<Block, Refused> {
-        let class = &self.classes[number];
+    fn try_grow(&self, class: &SizeClass) -> Result<Block, Refused> {
         if let Some(block) = class.take(&self.books, Bound::Hard) {
             return Ok(block);
         }
-        match self.books.map_slab() {
-            Ok(()) => class.grow().inspect_err(|_| self.books.unmap_slabs(slab::BYTES as u64)),
+        match self.books.enter(SLAB, |figures| &mut figures.slabs) {
+            Ok(()) => {
+                class.grow().map_err(|_| self.books.strike(SLAB, |figures| &mut figures.slabs))
+            }
             // Nothing more may become resident: is there a block that already is?
             Err(refused) => class.take_resident().ok_or(refused),
         }
     }
 
-    /// Gives up what nobody uses: empty slabs, then idle pages. Called by whose turn it is.
-    fn give_up_idle(&self) {
-        self.classes.iter().for_each(|class| class.retire_empty(&self.books));
-        self.unmap_retired();
-        if Mapping::CAN_DISCARD {
-            self.classes.iter().for_each(|class| class.discard_idle(&self.books));
-            self.unmap_retired();
-        }
+    fn unmap_empty(&self, keep: usize) {
+        self.classes.iter().for_each(|class| class.unmap_empty(keep, &self.books));
     }
 }
 
 fn check_sizes(sizes: &[usize]) -> Result<(), ConfigError> {
-    if sizes.is_empty() || sizes.len() > MAX_CLASSES {
+    if sizes.is_empty() || sizes.len() > MAX_SIZE_CLASSES {
         return Err(ConfigError::ClassCount { count: sizes.len() });
     }
     let mut previous = 0;
     for &bytes in sizes {
-        if !bytes.is_power_of_two() || !(MIN_CLASS_BYTES..=MAX_CLASS_BYTES).contains(&bytes) {
+        if !bytes.is_power_of_two() || !(MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&bytes) {
             return Err(ConfigError::ClassSize { bytes });
         }
         if bytes <= previous {
@@ -374,3 +326,6 @@ fn check_sizes(sizes: &[usize]) -> Result<(), ConfigError> {
     }
     Ok(())
 }
+
+#[cfg(all(test, not(leasehold_loom)))]
+mod tests;

@@ -1,113 +1,100 @@
 //! A connection's record: where budgets and memory meet.
 //!
-//! **Two speeds.** A lease that the connection's own [`Magazine`] can serve is one
-//! compare-exchange on its word, and so is its return: no lock, no shared cache line
-//! ([`lease_cached`], [`put_borrowed`], [`try_put`]). Everything else (an empty magazine, a ninth
-//! block, a large lease, a reservation, a stream, a bind, a close) takes the connection's mutex, then
-//! the scope tree's, then the arena's.
+//! **Two speeds.** A lease that the connection's own [`Magazine`] can serve is one compare-exchange on
+//! its word, and so is its return: no lock, no shared cache line. Everything else (an empty magazine,
+//! a ninth block, a large lease, a reservation, a stream, a bind, a close) takes the connection's
+//! mutex and then, where a charge changes, the scope tree's and the arena's.
 //!
-//! **Lock order.** stream account ▸ connection ▸ scope tree ▸ arena. At most one
-//! connection's mutex is held at a time: before a sibling is swept, one's own is let go. No
-//! memory is mapped or unmapped, no waker woken, cloned or dropped, and no record dropped under
-//! any of them: such work is an [`errand`], run between two attempts.
+//! **Lock order.** connection ▸ scope tree ▸ arena; the registry's shards and the folded counters are
+//! taken under any of them and take none. At most one connection's mutex is held at a time. No memory
+//! is mapped or unmapped, no waker woken, cloned or dropped, and no last share of a record dropped
+//! under any of them: what has to be dropped lies in the [`Locked`] value, behind the lock, and
+//! whatever takes longer is done between two attempts ([`Attempts`](attempt::Attempts)).
 //!
 //! **Phases.** *Open* ▸ *closed* (once, by the guard or from outside: memory comes back, and
 //! everything new is refused) ▸ *gone* (the guard dropped: counts come back, and what was borrowed
-//! and forgotten) ▸ forgotten by the registry, once the last pinned or detached block is back.
+//! and forgotten) ▸ forgotten by the registry, once the last pinned or detached block is back. Then the
+//! record also lets go of its governor.
 //!
-//! **What keeps a record in memory.** The registry and, from the first lease on, the ledger's own
+//! **What keeps a record in memory.** The registry and, from the first lease on, the record's own
 //! `keep` do while the guard lives. A `'static` lease holds a bare pointer and costs no reference
 //! count: closing counts the leases that are out (*stragglers*), and `keep` stays until the guard is
-//! gone and the last of them has dropped. A straggler therefore takes the mutex *before* it gives its block back, and
-//! takes a share of `keep` with it for as long as it still works on the record.
-//!
-//! [`lease_cached`]: Connection::lease_cached
-//! [`put_borrowed`]: Connection::put_borrowed
-//! [`try_put`]: Magazine::try_put
+//! gone and the last of them has dropped. A straggler therefore takes the mutex *before* it gives its
+//! block back, and takes a share of `keep` with it for as long as it still works on the record.
 
 mod account;
 mod admit;
+mod attempt;
 mod audit;
-mod charges;
 mod close;
-mod errand;
-mod ledger;
-mod lend;
-mod loose;
+mod depot;
+mod lease;
+mod locked;
+mod put;
 mod remote;
-mod seat;
 mod shared;
-mod source;
+mod state;
+mod stream;
 mod wakers;
-mod weigh;
 
 use std::panic::Location;
-use std::ptr::NonNull;
 
-use crate::arena::{MAX_CLASSES, Mapping};
 use crate::error::LeaseError;
-use crate::magazine::{Hold, Magazine};
-use crate::name::{Direction, Source};
-use crate::registry::Identified;
-use crate::scope::{Line, Standing};
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::magazine::{Extra, Hold, Magazine, SlotRef};
+use crate::name::Source;
+use crate::ranges::{MAX_SIZE_CLASSES, MIN_BLOCK_BYTES};
+use crate::registry::Registered;
+use crate::scope::Member;
+use crate::sync::unmodelled::{AtomicU32, Relaxed};
+use crate::sync::{Arc, Mutex};
+use crate::usage::ConnectionKind;
 pub(crate) use account::StreamAccount;
 pub(crate) use audit::Audit;
 pub(crate) use close::Closer;
-use errand::Halt;
-use ledger::{Ledger, Phase};
+pub(crate) use lease::{Ask, Granted, Memory};
 use remote::Remote;
-pub(crate) use seat::Seat;
-use seat::Spot;
-pub(crate) use shared::{Shared, TICK_MS};
+pub(crate) use shared::{Hot, Shared};
+use state::State;
+pub(crate) use wakers::WakerKey;
 
 /// One connection.
 ///
-/// The order of the fields keeps what the fast path reads and writes (`shared`, `magazines`) so far
-/// from both ends that no neighbour in memory ever shares a cache line with it.
+/// The order of the fields keeps what the fast path reads and writes (`hot`, `magazines`) so far from
+/// both ends that no neighbour in memory ever shares a cache line with it.
 #[repr(C)]
 pub(crate) struct Connection {
-    id: u64,
+    serial: u64,
     site: &'static Location<'static>,
     admitted_tick: u32,
-    /// Where it comes from, unless the ledger says otherwise.
+    /// Where it comes from, unless the state says otherwise.
     remote: Remote,
-    shared: Arc<Shared>,
-    magazines: [Magazine; MAX_CLASSES],
-    ledger: Mutex<Ledger>,
+    hot: Arc<Hot>,
+    magazines: [Magazine; MAX_SIZE_CLASSES],
+    /// The registry's.
+    slot: AtomicU32,
+    /// About how much lies idle in extra magazines, in [pieces](STOCK_PIECE). Written under the mutex.
+    stock: AtomicU32,
+    state: Mutex<State>,
 }
+
+/// The unit in which idle blocks of extra magazines are told: the smallest block.
+const STOCK_PIECE: u64 = MIN_BLOCK_BYTES as u64;
 
 #[cfg(not(leasehold_loom))]
 const _: () = {
     use std::mem::offset_of;
     // Two reference counts stand before the record, which begins at a multiple of eight.
     const COUNTS: usize = 16;
-    assert!(COUNTS + offset_of!(Connection, shared) >= 56);
-    let hot_end = offset_of!(Connection, magazines) + size_of::<[Magazine; MAX_CLASSES]>();
+    assert!(COUNTS + offset_of!(Connection, hot) >= 56);
+    let hot_end = offset_of!(Connection, magazines) + size_of::<[Magazine; MAX_SIZE_CLASSES]>();
     assert!(size_of::<Connection>() - hot_end >= 63);
-    // And a registry's entry, at most 21 bytes, beside it: see `tests/idle.rs`.
+    // And a registry's entry, at most 20 bytes, beside it: see `tests/idle.rs`.
     assert!(COUNTS + size_of::<Connection>() <= 360);
 };
 
-/// The scopes above a connection, locked.
-type Above<'a> = Line<'a, Arc<Connection>>;
-
-/// A block that was leased the slow way.
-pub(crate) struct Granted {
-    pub(crate) seat: Seat,
-    pub(crate) memory: Memory,
-}
-
-/// Where the bytes of a lease are.
-pub(crate) enum Memory {
-    Block { class: usize, block: u32 },
-    Large { base: NonNull<u8>, bytes: usize },
-}
-
 /// What a connection is to be admitted as.
 pub(crate) struct Terms<'a> {
-    pub(crate) direction: Direction,
-    pub(crate) fd: bool,
+    pub(crate) kind: ConnectionKind,
     pub(crate) weight_bytes: u64,
     pub(crate) source: Option<Source>,
     pub(crate) peer: Option<&'a [u8]>,
@@ -115,21 +102,52 @@ pub(crate) struct Terms<'a> {
     pub(crate) site: &'static Location<'static>,
 }
 
-impl Identified for Connection {
-    fn id(&self) -> u64 {
-        self.id
+/// The magazine that a lease's block is in.
+#[derive(Clone, Copy)]
+pub(crate) enum Home<'a> {
+    /// The connection's first of a size class.
+    First(usize),
+    Extra(&'a Extra),
+}
+
+impl Registered for Connection {
+    fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    fn slot(&self) -> &AtomicU32 {
+        &self.slot
+    }
+}
+
+impl Member for Arc<Connection> {
+    fn idle_bytes(&self) -> u64 {
+        // Without the mutex, which alone leads to the extra magazines.
+        self.first_idle_bytes() + u64::from(self.stock.load(Relaxed)) * STOCK_PIECE
+    }
+
+    fn known_idle_bytes(&self) -> u64 {
+        match self.state.try_lock() {
+            Some(state) => Connection::idle_bytes(self, &state.ledger),
+            None => Member::idle_bytes(self),
+        }
     }
 }
 
 /// Leases: the fast path.
 impl Connection {
-    /// Leases a cached block of a class, or else sends the caller the [slow
-    /// way](Self::lease_slowly).
     #[inline(always)]
-    pub(crate) fn lease_cached(&self, class: usize, hold: Hold) -> Option<(Seat, u32)> {
+    pub(crate) fn hot(&self) -> &Hot {
+        &self.hot
+    }
+
+    /// Leases an idle block of a size class, or else sends the caller the [slow
+    /// way](Self::lease_slowly). Returns its slot and number.
+    #[inline(always)]
+    pub(crate) fn lease_cached(&self, class: usize, hold: Hold) -> Option<(SlotRef, u32)> {
         let magazine = &self.magazines[class];
         let slot = magazine.try_lease(hold)?;
-        Some((Seat::slot(class, slot), magazine.block(slot)))
+        Some((SlotRef::of(magazine, slot), magazine.number(slot)))
     }
 
     /// As [`lease_cached`](Self::lease_cached), on a stream's account.
@@ -139,132 +157,49 @@ impl Connection {
         account: &StreamAccount,
         class: usize,
         hold: Hold,
-    ) -> Option<(Seat, u32)> {
-        let entry = account.try_enter(self.block_bytes(class), || self.shared.stream_memory())?;
-        let leased = self.lease_cached(class, hold)?;
-        entry.commit();
-        Some(leased)
+    ) -> Option<(SlotRef, u32)> {
+        let (slot, number) = self.lease_cached(class, hold)?;
+        let bytes = self.hot.sizes.block_bytes(class) as u64;
+        let limit = || self.hot.stream_memory();
+        if let Some(in_use) = account.try_enter(bytes, limit) {
+            if in_use <= limit() {
+                return Some((slot, number));
+            }
+            // As any return: the stream may have got a class meanwhile, which is charged for these.
+            self.give_back(account, bytes);
+        }
+        self.put_back(class, slot.slot(), hold);
+        None
     }
 
-    /// Returns what a `Lease<'_>` had. The guard is alive, since the lease borrows it.
+    /// The first magazine of a size class whose address this is, if it is one.
+    #[inline(always)]
+    pub(crate) fn first_magazine(&self, slot: SlotRef) -> Option<usize> {
+        let start = self.magazines.as_ptr().addr();
+        let offset = slot.address().addr().get().wrapping_sub(start);
+        (offset < size_of_val(&self.magazines)).then_some(offset / size_of::<Magazine>())
+    }
+
+    #[inline(always)]
+    pub(crate) fn magazine<'a>(&'a self, home: Home<'a>) -> &'a Magazine {
+        match home {
+            Home::First(class) => &self.magazines[class],
+            Home::Extra(extra) => extra.magazine(),
+        }
+    }
+
     #[inline]
-    pub(crate) fn put_borrowed(&self, seat: Seat) {
-        match seat.spot() {
-            Spot::Slot { class, slot } => {
-                let before = self.magazines[class].put_borrowed(slot);
-                if before.wants_slow_return() {
-                    self.flush_returned(class, before);
-                }
-            }
-            Spot::Loose { .. } => self.put_loose_borrowed(seat),
-        }
+    pub(crate) fn is_closed(&self) -> bool {
+        self.magazines[0].word().is_closed()
     }
 
-    /// The magazine and slot of a block, unless it is loose.
-    #[inline]
-    pub(crate) fn slot_of(&self, seat: Seat) -> Option<(&Magazine, usize)> {
-        match seat.spot() {
-            Spot::Slot { class, slot } => Some((&self.magazines[class], slot)),
-            Spot::Loose { .. } => None,
-        }
-    }
-
-    /// Changes how a block is held that a close may have taken. `false`: it has.
-    #[inline]
-    pub(crate) fn try_rehold(&self, seat: Seat, from: Hold, to: Hold) -> bool {
-        match seat.spot() {
-            Spot::Slot { class, slot } => self.magazines[class].try_rehold(slot, from, to),
-            Spot::Loose { key } => self.rehold_loose(key, to),
-        }
-    }
-
-    /// Lets go of a pin. If the connection closed meanwhile, the block comes back here.
-    #[inline]
-    pub(crate) fn unpin(&self, seat: Seat) {
-        match seat.spot() {
-            Spot::Slot { class, slot } => {
-                let magazine = &self.magazines[class];
-                if magazine.rehold(slot, Hold::Pinned, Hold::Owned).is_closed() {
-                    self.reclaim_unpinned(seat);
-                }
-            }
-            Spot::Loose { key } => {
-                if !self.rehold_loose(key, Hold::Owned) {
-                    self.reclaim_unpinned(seat);
-                }
-            }
-        }
-    }
-
-    /// Changes how a block is held that a close leaves alone.
-    pub(crate) fn rehold(&self, seat: Seat, from: Hold, to: Hold) {
-        match seat.spot() {
-            Spot::Slot { class, slot } => {
-                self.magazines[class].rehold(slot, from, to);
-            }
-            Spot::Loose { key } => {
-                if let Some(lease) = self.ledger.lock().loose_lease_mut(key) {
-                    lease.hold = to;
-                }
-            }
-        }
-    }
-
-    /// Turns a borrowed lease into an owned one. If the connection is closed already, the block
-    /// comes back here and the owned lease starts out revoked.
-    pub(crate) fn own(&self, seat: Seat) {
-        if !self.try_rehold(seat, Hold::Borrowed, Hold::Owned) {
-            self.reclaim_unpinned(seat);
-        }
-    }
-
-    fn rehold_loose(&self, key: u32, to: Hold) -> bool {
-        let mut ledger = self.ledger.lock();
-        let open = ledger.phase == Phase::Open;
-        match ledger.loose_lease_mut(key) {
-            Some(lease) if open => {
-                lease.hold = to;
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
-/// Where leases were made, and how large they come.
-impl Connection {
-    /// The capacity of a lease of `len` bytes.
-    pub(crate) fn capacity_for(&self, len: usize) -> Option<usize> {
-        let arena = &self.shared.arena;
-        match arena.class_for(len) {
-            Some(class) => Some(arena.block_bytes(class)),
-            None => Mapping::round_up(len),
-        }
-    }
-
-    /// Whether a lease of this capacity has a block, and not a mapping of its own, which needs no
-    /// wiping: the system never shows it to anyone again.
-    pub(crate) fn is_block(&self, capacity: usize) -> bool {
-        self.shared.arena.class_for(capacity).is_some()
-    }
-
-    /// Who leased the block, which the caller holds.
-    pub(crate) fn site_of(&self, seat: Seat) -> Option<&'static Location<'static>> {
-        let arena = &self.shared.arena;
-        let note = match seat.spot() {
-            Spot::Slot { class, slot } => arena.note(class, self.magazines[class].block(slot)),
-            Spot::Loose { key } => self.ledger.lock().loose_lease_mut(key)?.note(arena),
-        };
-        note.map(|(site, _)| site)
+    pub(crate) fn check_open(&self) -> Result<(), LeaseError> {
+        if self.is_closed() { Err(LeaseError::Closed) } else { Ok(()) }
     }
 }
 
 /// The record itself.
 impl Connection {
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
     pub(crate) fn site(&self) -> &'static Location<'static> {
         self.site
     }
@@ -273,35 +208,19 @@ impl Connection {
         self.admitted_tick
     }
 
-    pub(crate) fn check_open(&self) -> Result<(), LeaseError> {
-        if self.is_closed() { Err(LeaseError::Closed) } else { Ok(()) }
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.magazines[0].word().is_closed()
-    }
-
-    /// The ledger, for whoever asks for something, which only an open connection grants.
-    fn lock_open(&self) -> Result<MutexGuard<'_, Ledger>, Halt> {
-        let ledger = self.ledger.lock();
-        if ledger.phase == Phase::Open { Ok(ledger) } else { Err(Halt::Closed) }
-    }
-
-    /// Every scope above the connection, locked.
-    fn line(&self, ledger: &Ledger) -> Above<'_> {
-        let standing = match ledger.phase {
-            Phase::Open | Phase::Closed => Standing::Present,
-            Phase::Gone => Standing::Departed,
-        };
-        self.shared.tree.line(ledger.place, standing)
-    }
-
-    /// The magazines that have a class.
-    fn magazines(&self) -> impl Iterator<Item = (usize, &Magazine)> {
-        self.magazines.iter().enumerate().take(self.shared.arena.class_count())
+    /// The first magazine of each size class that there is.
+    fn first_magazines(&self) -> impl Iterator<Item = (usize, &Magazine)> {
+        self.magazines.iter().enumerate().take(self.hot.sizes.count())
     }
 
     fn block_bytes(&self, class: usize) -> u64 {
-        self.shared.arena.block_bytes(class) as u64
+        self.hot.sizes.block_bytes(class) as u64
+    }
+
+    fn first_idle_bytes(&self) -> u64 {
+        let idle = |(class, magazine): (usize, &Magazine)| {
+            u64::from(magazine.word().idle().len()) * self.block_bytes(class)
+        };
+        self.first_magazines().map(idle).sum()
     }
 }

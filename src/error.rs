@@ -1,14 +1,19 @@
 //! What can go wrong, one type per kind of operation.
 //!
 //! Every error is at most 64 bytes, allocates nothing, and carries the numbers a person needs.
-//! Each that a connection can meet converts into [`std::io::Error`], so that `?` works in transport
-//! code.
+//! Each converts into a [`std::io::Error`] that wraps it, so that `?` works in transport code and
+//! `downcast_ref` finds the error itself.
 
 mod refused;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 
+use crate::ranges::{
+    MAX_BLOCK_BYTES, MAX_CLASS_NAMES, MAX_NAME_BYTES, MAX_RATE_INTERVAL, MAX_SIZE_CLASSES,
+    MIN_BLOCK_BYTES,
+};
 pub(crate) use refused::Unit;
 pub use refused::{Reason, Refused, Resource, Scope};
 
@@ -24,9 +29,9 @@ impl fmt::Display for Closed {
 
 impl std::error::Error for Closed {}
 
-impl From<Closed> for io::Error {
-    fn from(closed: Closed) -> Self {
-        io::Error::new(io::ErrorKind::ConnectionAborted, closed)
+impl From<Revoked> for Closed {
+    fn from(Revoked: Revoked) -> Self {
+        Closed
     }
 }
 
@@ -41,12 +46,6 @@ impl fmt::Display for Revoked {
 }
 
 impl std::error::Error for Revoked {}
-
-impl From<Revoked> for io::Error {
-    fn from(revoked: Revoked) -> Self {
-        io::Error::new(io::ErrorKind::ConnectionAborted, revoked)
-    }
-}
 
 /// Why a lease, a reservation or a stream was not granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +85,12 @@ impl From<Closed> for LeaseError {
     }
 }
 
+impl From<Revoked> for LeaseError {
+    fn from(Revoked: Revoked) -> Self {
+        LeaseError::Closed
+    }
+}
+
 impl fmt::Display for LeaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -97,17 +102,6 @@ impl fmt::Display for LeaseError {
 }
 
 impl std::error::Error for LeaseError {}
-
-impl From<LeaseError> for io::Error {
-    fn from(error: LeaseError) -> Self {
-        match error {
-            LeaseError::Closed => Closed.into(),
-            LeaseError::Refused(refused) | LeaseError::NeverFits(refused) => {
-                io::Error::new(io::Error::from(refused).kind(), error)
-            }
-        }
-    }
-}
 
 /// A peer key, class name or opaque source of more than [`crate::MAX_NAME_BYTES`] bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,16 +119,16 @@ impl NameTooLong {
 
 impl fmt::Display for NameTooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let max = crate::MAX_NAME_BYTES;
-        write!(f, "a name of {} bytes is longer than the {max} allowed", self.len)
+        write!(f, "a name of {} bytes is longer than the {MAX_NAME_BYTES} allowed", self.len)
     }
 }
 
 impl std::error::Error for NameTooLong {}
 
-impl From<NameTooLong> for io::Error {
-    fn from(error: NameTooLong) -> Self {
-        io::Error::new(io::ErrorKind::InvalidInput, error)
+/// For keys that are always short enough, such as an address.
+impl From<Infallible> for NameTooLong {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 
@@ -181,15 +175,6 @@ impl fmt::Display for AdmitError {
 
 impl std::error::Error for AdmitError {}
 
-impl From<AdmitError> for io::Error {
-    fn from(error: AdmitError) -> Self {
-        match error {
-            AdmitError::Refused(refused) => refused.into(),
-            AdmitError::NameTooLong(error) => error.into(),
-        }
-    }
-}
-
 /// Why a connection was not bound to a peer or another source, or a stream to a class. Nothing has
 /// changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,8 +182,10 @@ impl From<AdmitError> for io::Error {
 pub enum BindError {
     /// There is no room for it and what it holds.
     Refused(Refused),
-    /// The connection already has a peer, or the stream a class.
+    /// The connection already has a peer.
     AlreadyBound,
+    /// The stream already has a class.
+    StreamAlreadyBound,
     /// The connection is closed.
     Closed,
     /// The peer key or the class's name is too long.
@@ -221,6 +208,12 @@ impl From<Refused> for BindError {
     }
 }
 
+impl From<Closed> for BindError {
+    fn from(Closed: Closed) -> Self {
+        BindError::Closed
+    }
+}
+
 impl From<NameTooLong> for BindError {
     fn from(error: NameTooLong) -> Self {
         BindError::NameTooLong(error)
@@ -231,7 +224,8 @@ impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BindError::Refused(refused) => refused.fmt(f),
-            BindError::AlreadyBound => f.write_str("it is bound already, which can be done once"),
+            BindError::AlreadyBound => f.write_str("the connection already has a peer"),
+            BindError::StreamAlreadyBound => f.write_str("the stream already has a class"),
             BindError::Closed => Closed.fmt(f),
             BindError::NameTooLong(error) => error.fmt(f),
         }
@@ -240,28 +234,17 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-impl From<BindError> for io::Error {
-    fn from(error: BindError) -> Self {
-        match error {
-            BindError::Refused(refused) => refused.into(),
-            BindError::AlreadyBound => io::Error::new(io::ErrorKind::AlreadyExists, error),
-            BindError::Closed => Closed.into(),
-            BindError::NameTooLong(error) => error.into(),
-        }
-    }
-}
-
-/// A governor that cannot be built as configured.
+/// A configuration that a governor cannot be built with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A size class is not a power of two from [`crate::MIN_CLASS_BYTES`] to
-    /// [`crate::MAX_CLASS_BYTES`].
+    /// A size class is not a power of two from [`crate::MIN_BLOCK_BYTES`] to
+    /// [`crate::MAX_BLOCK_BYTES`].
     ClassSize {
         /// The size given, in bytes.
         bytes: usize,
     },
-    /// There are no size classes, or more than [`crate::MAX_CLASSES`].
+    /// There are no size classes, or more than [`crate::MAX_SIZE_CLASSES`].
     ClassCount {
         /// How many were given.
         count: usize,
@@ -286,36 +269,89 @@ pub enum ConfigError {
         /// The length of such an address.
         most: u8,
     },
+    /// Text that is no [`Rate`](crate::Rate).
+    NotARate,
+    /// A rate of nothing at all.
+    NoRate,
+    /// A rate more often than once in a nanosecond, or less often than once in
+    /// [`Rate::MAX_INTERVAL`](crate::Rate::MAX_INTERVAL).
+    RateOutOfRange,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use crate::{MAX_CLASS_BYTES, MAX_CLASSES, MIN_CLASS_BYTES};
         match self {
             ConfigError::ClassSize { bytes } => write!(
                 f,
                 "a size class of {bytes} bytes is not a power of two \
-                 from {MIN_CLASS_BYTES} to {MAX_CLASS_BYTES}"
+                 from {MIN_BLOCK_BYTES} to {MAX_BLOCK_BYTES}"
             ),
             ConfigError::ClassCount { count } => {
-                write!(f, "{count} size classes were given; 1 to {MAX_CLASSES} are possible")
+                write!(f, "{count} size classes were given; 1 to {MAX_SIZE_CLASSES} are possible")
             }
             ConfigError::ClassOrder { bytes } => {
                 write!(f, "size classes must ascend, but {bytes} bytes follows a size not below it")
             }
             ConfigError::NameTooLong(error) => error.fmt(f),
             ConfigError::ClassNames { count } => {
-                let most = crate::Limits::MAX_CLASS_NAMES;
-                write!(f, "{count} classes have limits of their own; {most} are possible")
+                write!(
+                    f,
+                    "{count} classes have limits of their own; {MAX_CLASS_NAMES} are possible"
+                )
             }
             ConfigError::PrefixLength { length, most } => {
                 write!(f, "a prefix length of {length} is more than the {most} bits of the address")
+            }
+            ConfigError::NotARate => {
+                f.write_str("this is no rate; expected one such as \"12/m\", \"0.2/s\" or \"1/5s\"")
+            }
+            ConfigError::NoRate => f.write_str("a rate of 0 lets nothing in; block it instead"),
+            ConfigError::RateOutOfRange => {
+                let days = MAX_RATE_INTERVAL.as_secs() / (24 * 60 * 60);
+                write!(
+                    f,
+                    "the rate is more than one in a nanosecond, or less than one in {days} days"
+                )
             }
         }
     }
 }
 
 impl std::error::Error for ConfigError {}
+
+/// Makes each error an [`io::Error`] of a kind, with the whole error inside.
+macro_rules! io_errors {
+    ($($error:ident => $kind:expr,)+) => {$(
+        impl From<$error> for io::Error {
+            fn from(error: $error) -> Self {
+                let kind: fn(&$error) -> io::ErrorKind = $kind;
+                io::Error::new(kind(&error), error)
+            }
+        }
+    )+};
+}
+
+io_errors! {
+    Refused => Refused::io_kind,
+    Closed => |_| io::ErrorKind::ConnectionAborted,
+    Revoked => |_| io::ErrorKind::ConnectionAborted,
+    NameTooLong => |_| io::ErrorKind::InvalidInput,
+    ConfigError => |_| io::ErrorKind::InvalidInput,
+    LeaseError => |error| match error {
+        LeaseError::Refused(refused) | LeaseError::NeverFits(refused) => refused.io_kind(),
+        LeaseError::Closed => io::ErrorKind::ConnectionAborted,
+    },
+    AdmitError => |error| match error {
+        AdmitError::Refused(refused) => refused.io_kind(),
+        AdmitError::NameTooLong(_) => io::ErrorKind::InvalidInput,
+    },
+    BindError => |error| match error {
+        BindError::Refused(refused) => refused.io_kind(),
+        BindError::AlreadyBound | BindError::StreamAlreadyBound => io::ErrorKind::AlreadyExists,
+        BindError::Closed => io::ErrorKind::ConnectionAborted,
+        BindError::NameTooLong(_) => io::ErrorKind::InvalidInput,
+    },
+}
 
 const _: () = {
     assert!(size_of::<LeaseError>() <= 64);

@@ -5,27 +5,26 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, WakerKey};
 use crate::sync::Arc;
 
 /// Resolves when a connection closes, from outside or by its guard.
 ///
-/// Made by [`ConnectionGuard::revoked`](crate::ConnectionGuard::revoked) and
-/// [`ConnectionHandle::revoked`](crate::ConnectionHandle::revoked).
+/// Made by [`ConnectionHandle::revoked`](crate::ConnectionHandle::revoked).
 #[must_use = "futures do nothing unless polled"]
-pub struct Revoked {
+pub struct Revocation {
     connection: Arc<Connection>,
     /// Under which the waker is registered.
-    waker: Option<u64>,
+    waker: Option<WakerKey>,
 }
 
-impl Revoked {
+impl Revocation {
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
         Self { connection, waker: None }
     }
 }
 
-impl Future for Revoked {
+impl Future for Revocation {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -34,7 +33,7 @@ impl Future for Revoked {
     }
 }
 
-impl Drop for Revoked {
+impl Drop for Revocation {
     fn drop(&mut self) {
         if let Some(key) = self.waker {
             self.connection.forget_waker(key);
@@ -42,8 +41,8 @@ impl Drop for Revoked {
     }
 }
 
-impl fmt::Debug for Revoked {
+impl fmt::Debug for Revocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Revoked").field("closed", &self.connection.is_closed()).finish()
+        f.debug_struct("Revocation").field("closed", &self.connection.is_closed()).finish()
     }
 }

@@ -6,14 +6,14 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::admission::Admission;
-use crate::arena::{Arena, Bounds, DEFAULT_CLASSES};
+use crate::arena::{Arena, Bounds, DEFAULT_SIZE_CLASSES};
 use crate::clock::{Clock, SystemClock};
 use crate::connection::Shared;
 use crate::error::{Closed, ConfigError};
-use crate::guard::ConnectionHandle;
+use crate::handle::ConnectionHandle;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::{ConnectionId, Direction, PeerKey};
-use crate::report::{Drained, Reclaimed};
+use crate::report::Drained;
 use crate::sync::Arc;
 
 /// Governs the connections of one node: one budget, one arena, one registry.
@@ -35,6 +35,7 @@ use crate::sync::Arc;
 /// assert_eq!(governor.snapshot().totals.connections, 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(Clone)]
 pub struct Governor {
     shared: Arc<Shared>,
 }
@@ -58,7 +59,7 @@ impl Governor {
     pub fn builder() -> GovernorBuilder {
         GovernorBuilder {
             limits: Limits::unlimited(),
-            classes: DEFAULT_CLASSES.into(),
+            classes: DEFAULT_SIZE_CLASSES.into(),
             zero_on_return: false,
             fragmentation_bytes: None,
             clock: Box::new(SystemClock::default()),
@@ -81,27 +82,26 @@ impl Governor {
     ///
     /// If it is closed. Ids are never used again.
     pub fn connection(&self, id: ConnectionId) -> Result<ConnectionHandle, Closed> {
-        let connection = self.shared.registry.get(id.0).ok_or(Closed)?;
+        let connection = self.shared.registry.get(id).ok_or(Closed)?;
         if connection.is_closed() { Err(Closed) } else { Ok(ConnectionHandle::new(connection)) }
     }
 
-    /// Every open connection at some instant, in no order.
+    /// Every open connection, in the order in which they were admitted. One that is open throughout
+    /// the call is among them.
     pub fn connections(&self) -> Vec<ConnectionHandle> {
-        let open = self.shared.registry.all().into_iter().filter(|c| !c.is_closed());
-        open.map(ConnectionHandle::new).collect()
-    }
-
-    /// As [`ConnectionHandle::close`].
-    ///
-    /// # Errors
-    ///
-    /// If the connection is closed already.
-    pub fn close(&self, id: ConnectionId) -> Result<Reclaimed, Closed> {
-        self.connection(id)?.close()
+        let mut open = Vec::new();
+        self.shared.registry.for_each(|connection| {
+            if !connection.is_closed() {
+                open.push(ConnectionHandle::new(connection.clone()));
+            }
+        });
+        open.sort_unstable_by_key(ConnectionHandle::id);
+        open.dedup_by_key(|handle| handle.id());
+        open
     }
 
     /// Closes every open connection that `filter` picks, as [`ConnectionHandle::close`] does, so
-    /// that nobody has to keep a list of connections to end them. It does not wait for their
+    /// that the program needs no list of connections to end them. It does not wait for their
     /// guards.
     pub fn drain(&self, mut filter: impl FnMut(&ConnectionHandle) -> bool) -> Drained {
         let mut drained = Drained::default();
@@ -134,19 +134,19 @@ impl Governor {
         self.shared.tree.limits()
     }
 
-    /// Gives one peer limits of its own, and answers those it had. They stay until they are removed
+    /// Gives one peer limits of its own, and returns those it had. They stay until they are removed
     /// or all limits are [replaced](Self::set_limits), whether the peer is connected or not.
     pub fn set_peer_limits(&self, peer: &PeerKey, limits: ScopeLimits) -> Option<ScopeLimits> {
-        self.shared.tree.set_peer_limits(peer, Some(limits))
+        self.shared.set_peer_limits(peer, Some(limits))
     }
 
-    /// Takes a peer's own limits away, and answers them: those of every peer apply to it again.
+    /// Takes a peer's own limits away, and returns them: those of every peer apply to it again.
     pub fn remove_peer_limits(&self, peer: &PeerKey) -> Option<ScopeLimits> {
-        self.shared.tree.set_peer_limits(peer, None)
+        self.shared.set_peer_limits(peer, None)
     }
 
-    /// Whether whoever sends from `address` should prove that the address is theirs before a
-    /// connection is admitted: a QUIC server sends a Retry then.
+    /// Whether a client at `address` should prove that the address is its own before a connection
+    /// is admitted: a QUIC server sends a Retry then.
     ///
     /// Each call spends from a budget of the address's subnets of its own, with the interval of the
     /// [rates](crate::Rate) for new connections and half their burst. So an ordinary client is let in
@@ -155,26 +155,13 @@ impl Governor {
         self.shared.tree.should_validate(address, self.shared.read_clock())
     }
 
-    /// Does periodic work: advances the coarse clock by which leases and connections age, and gives
-    /// back what the limits by subnet no longer need. Call it about once a second.
+    /// Does periodic work: advances the coarse clock by which leases and connections age, gives back the
+    /// idle blocks of each connection that it has not leased from since the call before, and what the
+    /// limits by subnet no longer need. Call it about once a second. It locks each connection that keeps
+    /// idle blocks for a moment. For ten seconds after a call connections may keep more than 16 idle
+    /// blocks of a size.
     pub fn maintain(&self) {
-        let now = self.shared.read_clock();
-        self.shared.tree.maintain(now);
-    }
-}
-
-impl Clone for Governor {
-    fn clone(&self) -> Self {
-        self.shared.governor_cloned();
-        Self { shared: self.shared.clone() }
-    }
-}
-
-impl Drop for Governor {
-    /// After the last governor and the last connection, a handle that is still somewhere keeps no
-    /// slab mapped.
-    fn drop(&mut self) {
-        self.shared.governor_dropped();
+        self.shared.maintain();
     }
 }
 

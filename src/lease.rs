@@ -3,103 +3,145 @@
 //! | | borrowed [`Lease`] | [`OwnedLease`] | [`PinnedLease`] | [`Bytes`](bytes::Bytes) |
 //! |---|---|---|---|---|
 //! | lives | as long as its guard, checked at compile time | as long as you like | as long as you like | as long as you like |
-//! | when the connection closes | cannot happen before the lease is gone | revoked | kept until it drops | kept until the last clone drops |
+//! | when the connection closes | gone before its guard; kept until it drops if the close is from outside | revoked, unless pinned | kept until it drops | kept until the last clone drops |
 //! | touching the bytes | directly | through [`pin`](OwnedLease::pin) | directly | directly, shared, read-only |
 //! | costs | two atomic steps | two, and two for each pin | two, and one to become it | as before, and one allocation |
 //!
 //! Take the first that fits, from the left: what stands further right lives longer, and memory
 //! that lives longer than its connection is what this crate exists to prevent.
 //!
-//! **Promise.** Nobody reads, through safe code, a byte that was not written through the very lease
-//! it is read from: blocks keep what their last user left, so a lease shows only what was written
-//! since it was made. And nobody touches a block after it was returned: a borrowed lease cannot
-//! outlive its guard, and an owned one is touched only while pinned, which a close leaves alone.
+//! **Promise.** Safe code reads no byte that was not written through the very lease that it reads
+//! from: blocks keep what their last user left, so a lease shows only what was written since it was
+//! made. And it touches no block after that was returned: a borrowed lease cannot outlive its guard,
+//! and an owned one is touched only while pinned, which a close leaves alone.
 //!
-//! **Where the bytes are** is found only by a lease whose block nobody else can take: the way leads
+//! **Where the bytes are** is found only by a lease whose block no close can take: the way leads
 //! through the arena's directory and the block's record, which stay exactly as long as some block of
 //! the slab is out. A borrowed lease looks as soon as it is made. An owned one may be revoked from
 //! its first moment on, so it looks at its first [`pin`](OwnedLease::pin), after the step that pins.
 //! Until then it has a number and no address, so that making it is one step and not a third, to pin
-//! it meanwhile. The number is still its block's when a pin succeeds: a slot or key gets another
-//! block only after this lease has given its own back, or never, once a close has taken it, for a
-//! closed connection gets no more. And after a close no pin succeeds, so an address that was found
+//! it meanwhile. The number is still its block's when a pin succeeds: a slot gets another block
+//! only after this lease has given its own back, or never, once a close has taken it, for a closed
+//! connection gets no more. And after a close no pin succeeds, so an address that was found
 //! before it is kept in vain and used no more.
 
 mod borrowed;
 mod owned;
 mod place;
-mod window;
+mod view;
 
 use std::fmt;
-use std::panic::Location;
 use std::ptr::NonNull;
 
-use crate::connection::{Connection, Granted, Memory, Seat, StreamAccount};
+use crate::arena::Mapping;
+use crate::connection::{Ask, Connection, Granted, Home, Memory, StreamAccount};
 use crate::error::LeaseError;
-use crate::magazine::Hold;
+use crate::magazine::{Extra, Hold, Magazine, SlotRef};
 use crate::priority::Priority;
 use crate::sync::Watch;
 pub use borrowed::Lease;
 pub use owned::{OwnedLease, Pinned, PinnedLease};
 use place::{Leased, Place, Sought};
-use window::Window;
+use view::BufferView;
 
-/// Leases a block of at least `len` bytes, and answers what `open` makes of it: whether its bytes may
-/// be looked for already depends on the hold.
+/// Leases a block as `ask` says, and returns what `open` makes of it: whether its bytes may be looked
+/// for already depends on the hold.
 ///
 /// The usual case is one atomic step on the connection's own word. What can be read before it is
 /// read before it, since a locked step lets nothing behind it begin. Below the highest priority a
-/// lease has to be weighed each time.
+/// lease is checked against the limits each time.
 #[inline(always)]
 fn lease<T>(
     connection: &Connection,
-    account: Option<&StreamAccount>,
-    len: usize,
-    hold: Hold,
-    priority: Priority,
-    site: &'static Location<'static>,
-    open: impl FnOnce(Leased<'_>) -> T,
-) -> Result<(Seat, T), LeaseError> {
-    let shared = connection.shared();
-    let tick = shared.tick();
-    if priority == Priority::Critical
-        && let Some(number) = shared.arena.class_for(len)
+    ask: &Ask<'_>,
+    open: impl FnOnce(Leased) -> T,
+) -> Result<(SlotRef, T), LeaseError> {
+    let hot = connection.hot();
+    let tick = hot.tick();
+    if ask.priority == Priority::Critical
+        && let Some(class) = hot.sizes.for_len(ask.len)
     {
-        let class = shared.arena.class(number);
-        let leased = match account {
-            None => connection.lease_cached(number, hold),
-            Some(account) => connection.lease_cached_on_stream(account, number, hold),
+        let leased = match ask.account {
+            None => connection.lease_cached(class, ask.hold),
+            Some(account) => connection.lease_cached_on_stream(account, class, ask.hold),
         };
-        if let Some((seat, block)) = leased {
-            let sought = Sought::new(number, block, site, tick);
-            return Ok((seat, open(Leased::Block(class, sought))));
+        if let Some((slot, number)) = leased {
+            let sought = Sought::new(class, number, ask.site, tick);
+            return Ok((slot, open(Leased::Block(hot.lookup, hot.sizes, sought))));
         }
     }
-    lease_slowly(connection, account, len, hold, priority, site, open)
-        .inspect_err(|error| connection.count_refusal(error))
+    lease_slowly(connection, ask, open).inspect_err(|error| {
+        if let Some(refused) = error.refused() {
+            connection.count_refusal(refused);
+        }
+    })
 }
 
 #[cold]
 #[inline(never)]
 fn lease_slowly<T>(
     connection: &Connection,
-    account: Option<&StreamAccount>,
-    len: usize,
-    hold: Hold,
-    priority: Priority,
-    site: &'static Location<'static>,
-    open: impl FnOnce(Leased<'_>) -> T,
-) -> Result<(Seat, T), LeaseError> {
-    let Granted { seat, memory } = connection.lease_slowly(len, hold, account, priority, site)?;
-    let shared = connection.shared();
+    ask: &Ask<'_>,
+    open: impl FnOnce(Leased) -> T,
+) -> Result<(SlotRef, T), LeaseError> {
+    let Granted { slot, memory } = connection.lease_slowly(ask)?;
+    let hot = connection.hot();
     let leased = match memory {
-        Memory::Block { class, block } => {
-            let sought = Sought::new(class, block, site, shared.tick());
-            Leased::Block(shared.arena.class(class), sought)
+        Memory::Block { class, number } => {
+            let sought = Sought::new(class, number, ask.site, hot.tick());
+            Leased::Block(hot.lookup, hot.sizes, sought)
         }
-        Memory::Large { base, bytes } => Leased::Large(Window::new(base, bytes, Watch::none())),
+        Memory::Large { base, bytes } => {
+            // SAFETY: the mapping was leased to the caller, and is of that size. A lease uses the
+            // view only while its hold allows touching the bytes, as with a block's.
+            Leased::Large(unsafe { BufferView::new(base, bytes, Watch::none()) })
+        }
     };
-    Ok((seat, open(leased)))
+    Ok((slot, open(leased)))
+}
+
+/// How much to lease for a block of the next size above `capacity`: beyond the largest size class,
+/// twice as much.
+fn next_larger(connection: &Connection, capacity: usize) -> usize {
+    match connection.hot().sizes.for_len(capacity + 1) {
+        Some(_) => capacity + 1,
+        None => capacity.saturating_mul(2),
+    }
+}
+
+/// Whether a lease of this capacity has a block, and not a mapping of its own, which needs no wiping:
+/// the system never shows it to another user.
+fn is_block(connection: &Connection, capacity: usize) -> bool {
+    connection.hot().sizes.for_len(capacity).is_some()
+}
+
+/// The magazine of a lease's slot.
+///
+/// # Safety
+///
+/// The slot was leased on a connection whose record is alive, and either its block is still out or the
+/// lease is a straggler of the connection's close that has not dropped: each of these keeps the
+/// magazine where it is.
+#[inline(always)]
+unsafe fn magazine<'a>(slot: SlotRef) -> &'a Magazine {
+    // SAFETY: the address is that of a magazine, or of an `Extra`, of which it is the first part; it is
+    // alive by the caller's promise.
+    unsafe { slot.address().cast::<Magazine>().as_ref() }
+}
+
+/// Which magazine of its connection that is.
+///
+/// # Safety
+///
+/// As for [`magazine`].
+#[inline]
+unsafe fn home<'a>(connection: &'a Connection, slot: SlotRef) -> Home<'a> {
+    match connection.first_magazine(slot) {
+        Some(class) => Home::First(class),
+        // SAFETY: a magazine that is none of the connection's first ones is that of an `Extra`, whose
+        // address this is.
+        None => Home::Extra(unsafe { slot.address().cast::<Extra>().as_ref() }),
+    }
 }
 
 /// A lease that no borrow ties to its guard.
@@ -109,7 +151,7 @@ fn lease_slowly<T>(
 /// are still out, and the record stays until the last of them has dropped.
 struct Loan {
     connection: NonNull<Connection>,
-    seat: Seat,
+    slot: SlotRef,
     /// How the block is held, as far as this lease knows: a close takes an owned block without
     /// asking, and tells at the next step.
     hold: Hold,
@@ -123,7 +165,7 @@ struct Loan {
 #[cfg(all(not(leasehold_loom), target_pointer_width = "64"))]
 const _: () = assert!(size_of::<Loan>() == 64);
 
-// SAFETY: `Connection` is `Send + Sync`, and the window's bytes belong to this lease alone while
+// SAFETY: `Connection` is `Send + Sync`, and the view's bytes belong to this lease alone while
 // its hold allows touching them.
 unsafe impl Send for Loan {}
 // SAFETY: as above; `&Loan` only reads.
@@ -135,10 +177,10 @@ impl Loan {
     fn owned(
         connection: &Connection,
         account: Option<&StreamAccount>,
-        (seat, place): (Seat, Place),
+        (slot, place): (SlotRef, Place),
     ) -> Self {
         let (connection, account) = (NonNull::from(connection), account.map(NonNull::from));
-        Self { connection, seat, hold: Hold::Owned, place, account }
+        Self { connection, slot, hold: Hold::Owned, place, account }
     }
 
     #[inline]
@@ -153,10 +195,21 @@ impl Loan {
         self.account.map(|account| unsafe { account.as_ref() })
     }
 
+    #[inline(always)]
+    fn magazine(&self) -> &Magazine {
+        // SAFETY: this lease has not dropped, so its block is out, or a close has counted it.
+        unsafe { magazine(self.slot) }
+    }
+
+    fn home(&self) -> Home<'_> {
+        // SAFETY: as above.
+        unsafe { home(self.connection(), self.slot) }
+    }
+
     /// Changes an owned block's hold; `false` if a close has taken it.
     #[inline]
     fn try_rehold(&mut self, to: Hold) -> bool {
-        let held = self.connection().try_rehold(self.seat, self.hold, to);
+        let held = self.magazine().try_rehold(self.slot.slot(), self.hold, to);
         if held {
             self.hold = to;
         }
@@ -171,31 +224,31 @@ impl Loan {
             return false;
         }
         if let Place::Sought(sought) = self.place {
-            let class = self.connection().shared().arena.class(sought.class());
+            let hot = self.connection().hot();
             // SAFETY: the step above found that no close had taken the block, and pinned it: now none
-            // does before this lease lets go of it. Its hold says so, and whoever touches the window
-            // looks at that first (`Pinned`, `PinnedLease` and `Detached` exist only while it is
-            // held; `wipe` pins it). The class is the one that it was leased from.
-            self.place = Place::Found(unsafe { sought.find(class) });
+            // does before this lease lets go of it. Its hold says so, and what touches the view looks
+            // at that first (`Pinned`, `PinnedLease` and `Detached` exist only while it is held;
+            // `wipe` pins it). The number is that of its block in its size class.
+            self.place = Place::Found(unsafe { sought.find(hot.lookup, hot.sizes) });
         }
         true
     }
 
     #[inline(always)]
-    fn window(&self) -> &Window {
-        self.place.window()
+    fn view(&self) -> &BufferView {
+        self.place.view()
     }
 
     #[inline(always)]
-    fn window_mut(&mut self) -> &mut Window {
-        self.place.window_mut()
+    fn view_mut(&mut self) -> &mut BufferView {
+        self.place.view_mut()
     }
 
     #[inline(always)]
     fn capacity(&self) -> usize {
         match &self.place {
-            Place::Found(window) => window.capacity(),
-            Place::Sought(sought) => self.connection().shared().arena.block_bytes(sought.class()),
+            Place::Found(view) => view.capacity(),
+            Place::Sought(sought) => self.connection().hot().sizes.block_bytes(sought.class()),
         }
     }
 
@@ -204,18 +257,28 @@ impl Loan {
     fn wipe(&mut self) {
         // What was not found was not written to either, and was overwritten when it last came back.
         let is_untouched = matches!(self.place, Place::Sought(_));
-        if is_untouched || !self.connection().is_block(self.capacity()) {
+        if is_untouched || !is_block(self.connection(), self.capacity()) {
             return;
         }
         if self.hold != Hold::Owned || self.try_pin() {
-            self.window_mut().wipe();
+            self.view_mut().wipe();
         }
     }
 
+    /// Lets go of a pin. If the connection closed meanwhile, the block goes back here.
     #[inline]
     fn unpin(&mut self) {
-        self.connection().unpin(self.seat);
+        let before = self.magazine().rehold(self.slot.slot(), Hold::Pinned, Hold::Owned);
         self.hold = Hold::Owned;
+        if before.is_closed() {
+            self.take_back();
+        }
+    }
+
+    /// Gives the block of a closed connection back; the lease lives on, revoked.
+    #[cold]
+    fn take_back(&self) {
+        drop(self.connection().reclaim_unpinned(self.home(), self.slot.slot()));
     }
 
     /// An earlier pin was forgotten, never dropped.
@@ -229,7 +292,7 @@ impl Loan {
     /// fits if a quarter of this one would do.
     fn detach(mut self) -> bytes::Bytes {
         debug_assert!(self.hold == Hold::Pinned);
-        let len = self.window().readable().len();
+        let len = self.view().readable().len();
         if len == 0 {
             return bytes::Bytes::new();
         }
@@ -239,32 +302,35 @@ impl Loan {
             drop(self);
             return bytes::Bytes::from_owner(Detached(smaller));
         }
-        self.connection().rehold(self.seat, self.hold, Hold::Detached);
+        self.magazine().rehold(self.slot.slot(), self.hold, Hold::Detached);
         self.hold = Hold::Detached;
         bytes::Bytes::from_owner(Detached(self))
     }
 
-    /// A copy in a smaller block, if there is a smaller class and room for it.
+    /// A copy in a smaller block, if there is a smaller size class and room for it.
     fn copy_into_smaller(&self) -> Option<Loan> {
-        let connection = self.connection();
-        let readable = self.window().readable();
-        let capacity = connection.capacity_for(readable.len())?;
+        let (connection, account) = (self.connection(), self.account());
+        let readable = self.view().readable();
+        let sizes = connection.hot().sizes;
+        let capacity = match sizes.for_len(readable.len()) {
+            Some(class) => sizes.block_bytes(class),
+            None => Mapping::round_up(readable.len())?,
+        };
         if capacity >= self.capacity() {
             return None;
         }
-        let site = connection.site_of(self.seat)?;
-        // Not a refusal if there is no room: nobody asked for it.
-        let (account, hold) = (self.account, Hold::Detached);
-        let priority = Priority::Critical;
-        let len = readable.len();
+        let (len, hold, priority) = (readable.len(), Hold::Detached, Priority::Critical);
+        let site = connection.site_of(self.home(), self.slot)?;
+        // Not counted as a refusal if there is no room: the caller did not ask for it.
         let leased =
-            lease_slowly(connection, self.account(), len, hold, priority, site, |leased| {
-                // SAFETY: a close leaves what is detached, and `copy` returns it as its window goes.
+            lease_slowly(connection, &Ask { len, hold, account, priority, site }, |leased| {
+                // SAFETY: a close leaves what is detached, and `copy` returns it as its view goes.
                 Place::Found(unsafe { leased.find() })
             });
-        let (seat, place) = leased.ok()?;
-        let mut copy = Loan { connection: self.connection, seat, hold, place, account };
-        copy.window_mut().append(readable);
+        let (slot, place) = leased.ok()?;
+        let mut copy =
+            Loan { connection: self.connection, slot, hold, place, account: self.account };
+        copy.view_mut().append(readable);
         Some(copy)
     }
 }
@@ -272,7 +338,7 @@ impl Loan {
 impl fmt::Debug for Loan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Found(window) => window.fmt(f),
+            Place::Found(view) => view.fmt(f),
             Place::Sought(_) => write!(f, "0 of {} bytes", self.capacity()),
         }
     }
@@ -281,7 +347,7 @@ impl fmt::Debug for Loan {
 impl Drop for Loan {
     #[inline]
     fn drop(&mut self) {
-        if self.connection().shared().arena.zero_on_return() {
+        if self.connection().hot().zero_on_return {
             self.wipe();
         }
         // First, while the block is still out and so keeps the record and the account.
@@ -290,13 +356,9 @@ impl Drop for Loan {
         }
         // Once the block is put back nothing keeps the record, so all that is borrowed from it then
         // is the magazine, which is atomics through and through.
-        let put = match self.connection().slot_of(self.seat) {
-            Some((magazine, slot)) => magazine.try_put(slot, self.hold),
-            None => false,
-        };
-        if !put {
-            let share = self.connection().put_slowly(self.seat);
-            drop(share);
+        if !self.magazine().try_put(self.slot.slot(), self.hold) {
+            let leftovers = self.connection().put_slowly(self.home(), self.slot.slot(), self.hold);
+            drop(leftovers);
         }
     }
 }
@@ -306,6 +368,6 @@ struct Detached(Loan);
 
 impl AsRef<[u8]> for Detached {
     fn as_ref(&self) -> &[u8] {
-        self.0.window().readable()
+        self.0.view().readable()
     }
 }

@@ -12,8 +12,12 @@ mod connection;
 pub mod design;
 mod error;
 pub mod future;
+mod governed;
 mod governor;
 mod guard;
+mod handle;
+#[cfg(feature = "tokio")]
+pub mod io;
 mod keyed;
 #[allow(unsafe_code, reason = "access to leased bytes")]
 mod lease;
@@ -22,25 +26,30 @@ mod limits;
 mod magazine;
 mod name;
 mod priority;
+mod ranges;
 mod registry;
 mod report;
+mod request;
 mod reservation;
 mod scope;
 mod stream;
 mod subnet;
 #[cfg_attr(leasehold_loom, allow(unsafe_code, reason = "loom's cells are reached by pointer"))]
 mod sync;
+mod try_box;
 mod usage;
 
 pub use admission::Admission;
-pub use arena::{ArenaReport, ClassReport, MAX_CLASS_BYTES, MAX_CLASSES, MIN_CLASS_BYTES};
+pub use arena::{ArenaReport, SizeClassReport};
 pub use clock::{Clock, SystemClock};
 pub use error::{
     AdmitError, BindError, Closed, ConfigError, LeaseError, NameTooLong, Reason, Refused, Resource,
     Revoked, Scope,
 };
+pub use governed::Governed;
 pub use governor::{Governor, GovernorBuilder};
-pub use guard::{ConnectionGuard, ConnectionHandle};
+pub use guard::ConnectionGuard;
+pub use handle::ConnectionHandle;
 pub use lease::{Lease, OwnedLease, Pinned, PinnedLease};
 pub use limit::Limit;
 pub use limits::{
@@ -49,13 +58,18 @@ pub use limits::{
 };
 #[cfg(feature = "serde")]
 pub use limits::{FileError, LimitsFile, Position, Problem, ProblemKind};
-pub use name::{ConnectionId, Direction, MAX_NAME_BYTES, PeerKey, Source};
+pub use name::{ConnectionId, Direction, PeerKey, Source};
 pub use priority::Priority;
+pub use ranges::{MAX_BLOCK_BYTES, MAX_NAME_BYTES, MAX_SIZE_CLASSES, MIN_BLOCK_BYTES};
 pub use report::{
-    ClassPeerRow, ClassRow, ConnectionRow, ConnectionUsage, Drained, Orphan, PeerRow, Reclaimed,
-    RefusalRow, ScopeRow, Snapshot, StreamUsage, Totals,
+    ConnectionRow, ConnectionUsage, Drained, Orphan, Reclaimed, RefusalRow, ScopeRow, Snapshot,
+    StreamUsage, Totals,
 };
+pub use request::Request;
 pub use reservation::Reservation;
-pub use scope::OTHER_CLASSES;
 pub use stream::StreamGuard;
 pub use usage::Usage;
+
+#[cfg(all(feature = "__holds", not(leasehold_loom)))]
+#[doc(hidden)]
+pub use sync::holds as __holds;

@@ -17,6 +17,14 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// At most `max`, for a number that is a `usize`.
+    ///
+    /// There is no `From<usize>`: beside `From<u64>` it would leave open which of the two a plain
+    /// number is, and `memory(64 << 20)` would no longer compile.
+    pub const fn at_most(max: usize) -> Self {
+        Limit::Max(max as u64)
+    }
+
     /// Whether `requested` more fits on top of `in_use`. Never wraps: a sum beyond `u64::MAX` fits
     /// nowhere, not even in [`Limit::Unlimited`].
     #[inline]

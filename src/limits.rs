@@ -10,6 +10,7 @@ mod file;
 mod host;
 mod node_type;
 mod observe;
+mod rate;
 mod scope;
 mod subnets;
 
@@ -17,7 +18,8 @@ use std::collections::BTreeMap;
 
 use crate::error::{ConfigError, NameTooLong, Scope};
 use crate::limit::Limit;
-use crate::name::{MAX_NAME_BYTES, PeerKey};
+use crate::name::PeerKey;
+use crate::ranges::{self, MAX_NAME_BYTES};
 pub use allow::{AllowList, AllowRule};
 pub use check::LimitWarning;
 #[cfg(feature = "serde")]
@@ -25,8 +27,9 @@ pub use file::{FileError, LimitsFile, Position, Problem, ProblemKind};
 pub use host::Host;
 pub use node_type::{NodeType, UnknownNodeType};
 pub use observe::Observe;
+pub use rate::Rate;
 pub use scope::ScopeLimits;
-pub use subnets::{PrefixLimits, Rate, SubnetLimits};
+pub use subnets::{PrefixLimits, SubnetLimits};
 
 /// The limits of every scope of a governor.
 ///
@@ -70,7 +73,7 @@ pub struct Limits {
     pub class_peers: BTreeMap<Box<str>, ScopeLimits>,
     /// Inbound connections by where they come from.
     pub subnets: SubnetLimits,
-    /// Who is admitted although the ordinary scopes refuse.
+    /// Connections that are admitted although the ordinary scopes refuse.
     pub allow: AllowList,
     /// Which scopes only count what they would refuse.
     pub observe: Observe,
@@ -90,7 +93,7 @@ macro_rules! setters {
 
 impl Limits {
     /// How many classes, and peers' parts of classes, can have limits of their own.
-    pub const MAX_CLASS_NAMES: usize = 10_000;
+    pub const MAX_CLASS_NAMES: usize = ranges::MAX_CLASS_NAMES;
 
     /// No limit anywhere, so that a library can always wrap its connections.
     pub fn unlimited() -> Self {
@@ -148,8 +151,8 @@ impl Limits {
         self.peers.get(peer).unwrap_or(&self.peer)
     }
 
-    /// How much memory may be charged to all scopes together. The allow-listed ones count if anyone
-    /// can come to use them, or does still.
+    /// How much memory may be charged to all scopes together. The allow-listed ones count if the
+    /// allow list names anything, or they are still in use.
     pub(crate) fn mapped_memory(&self, allowlisted_in_use: bool) -> Limit {
         let systems = [
             (Scope::System, self.system.memory),
@@ -166,9 +169,21 @@ impl Limits {
         Limit::Max(sum)
     }
 
-    /// Whether a class has limits of its own.
-    pub(crate) fn names_class(&self, name: &str) -> bool {
-        self.classes.contains_key(name) || self.class_peers.contains_key(name)
+    /// Whether the memory of any scope of connections is blocked.
+    pub(crate) fn bars_memory(&self) -> bool {
+        let fixed = [
+            &self.system,
+            &self.transient,
+            &self.allowlisted_system,
+            &self.allowlisted_transient,
+            &self.peer,
+            &self.connection,
+            &self.class_default,
+            &self.class_peer_default,
+        ];
+        let named = self.classes.values().chain(self.class_peers.values());
+        let mut all = fixed.into_iter().chain(named).chain(self.peers.values());
+        all.any(|limits| limits.memory == Limit::Blocked)
     }
 
     /// Whether a governor can take these limits.

@@ -15,9 +15,9 @@ use std::fmt;
 /// let limits = Limits::unlimited().system(ScopeLimits::unlimited().memory(1000));
 /// let governor = Governor::new(limits)?;
 /// let guard = governor.inbound().try_admit()?;
-/// assert!(guard.try_reserve_at(401, Priority::Low).is_err());
-/// let _low = guard.try_reserve_at(400, Priority::Low)?;
-/// let _critical = guard.try_reserve(600)?;
+/// assert!(guard.handle().request().priority(Priority::Low).try_reserve(401).is_err());
+/// let _low = guard.handle().request().priority(Priority::Low).try_reserve(400)?;
+/// let _critical = guard.handle().try_reserve(600)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

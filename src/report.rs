@@ -79,45 +79,19 @@ pub struct StreamUsage {
 }
 
 /// A scope's use beside its limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ScopeRow {
+    /// Which level of the tree it is on.
+    pub scope: Scope,
+    /// The class's name, where the scope is a class or a peer's part of one.
+    pub class: Option<Box<str>>,
+    /// The peer, where the scope is a peer or its part of a class.
+    pub peer: Option<PeerKey>,
     /// What is in use.
     pub usage: Usage,
     /// What may be in use.
     pub limits: ScopeLimits,
-}
-
-/// A class's use beside its limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClassRow {
-    /// The class's name.
-    pub name: Box<str>,
-    /// What is in use and what may be.
-    pub row: ScopeRow,
-}
-
-/// A peer's use beside its limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PeerRow {
-    /// The peer.
-    pub peer: PeerKey,
-    /// What is in use and what may be.
-    pub row: ScopeRow,
-}
-
-/// What one peer uses of a class, beside its limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClassPeerRow {
-    /// The class's name.
-    pub class: Box<str>,
-    /// The peer.
-    pub peer: PeerKey,
-    /// What is in use and what may be.
-    pub row: ScopeRow,
 }
 
 /// One connection that is open, or closed with memory still out.
@@ -138,7 +112,7 @@ pub struct ConnectionRow {
     pub usage: ConnectionUsage,
 }
 
-/// A block that outlives its connection's guard: someone holds a pin or a `Bytes`.
+/// A block that outlives its connection's guard: a pin or a `Bytes` of it is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Orphan {
@@ -200,20 +174,10 @@ pub struct Totals {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Everything together.
-    pub system: ScopeRow,
-    /// Connections whose peer is not known yet.
-    pub transient: ScopeRow,
-    /// Everything that only the allow list admitted.
-    pub allowlisted_system: ScopeRow,
-    /// Of that, connections whose peer is not known yet.
-    pub allowlisted_transient: ScopeRow,
-    /// Classes with a connection or a stream, by name.
-    pub classes: Vec<ClassRow>,
-    /// Peers with a connection, by key.
-    pub peers: Vec<PeerRow>,
-    /// Each peer's part of each class, by class and key.
-    pub class_peers: Vec<ClassPeerRow>,
+    /// The scopes in use, and the four that always exist, in the order of [`Scope`], then by class
+    /// and peer: those of the system, peers with a connection, classes with a connection or a
+    /// stream, and each peer's part of each class.
+    pub scopes: Vec<ScopeRow>,
     /// Connections, by id.
     pub connections: Vec<ConnectionRow>,
     /// Blocks that outlive their connection's guard, oldest first.
@@ -223,10 +187,30 @@ pub struct Snapshot {
     /// What was granted although a scope that only [observes](crate::Observe) would have refused
     /// it, by scope, resource and reason.
     pub observed: Vec<RefusalRow>,
-    /// Book-keeping of the limits by subnet, in bytes. Bounded, whoever comes by.
+    /// Book-keeping of the limits by subnet, in bytes. Bounded, whatever comes by.
     pub subnet_bytes: usize,
     /// Where the memory is.
     pub arena: ArenaReport,
     /// Sums of the rows above, and the counters.
     pub totals: Totals,
+}
+
+impl Snapshot {
+    /// A scope that always exists: [`Scope::System`], [`Scope::Transient`],
+    /// [`Scope::AllowlistedSystem`] or [`Scope::AllowlistedTransient`].
+    ///
+    /// # Panics
+    ///
+    /// If it is another, of which there can be many or none: see [`rows`](Self::rows).
+    #[track_caller]
+    pub fn scope(&self, scope: Scope) -> &ScopeRow {
+        let always = scope <= Scope::AllowlistedTransient;
+        self.rows(scope).next().filter(|_| always).expect("a scope that always exists")
+    }
+
+    /// All scopes on one level of the tree, by class and peer.
+    pub fn rows(&self, scope: Scope) -> impl Iterator<Item = &ScopeRow> {
+        let first = self.scopes.partition_point(|row| row.scope < scope);
+        self.scopes[first..].iter().take_while(move |row| row.scope == scope)
+    }
 }

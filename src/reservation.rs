@@ -1,6 +1,8 @@
-//! Budget for bytes that someone else allocates: QUIC windows, yamux and HTTP/2 buffers.
+//! Budget for bytes that other code allocates: QUIC windows, yamux and HTTP/2 buffers.
 
 use std::fmt;
+use std::panic::Location;
+use std::time::Duration;
 
 use crate::connection::{Connection, StreamAccount};
 use crate::error::LeaseError;
@@ -9,7 +11,7 @@ use crate::sync::Arc;
 
 /// Bytes charged to a connection and every scope above it, until this drops.
 ///
-/// When the connection closes its reservations are off every scope; this value then answers
+/// When the connection closes its reservations are off every scope; this value then returns
 /// [`LeaseError::Closed`] and its drop changes nothing. Costs the connection's mutex and one short
 /// lock for each scope, once to make and once to drop.
 ///
@@ -19,7 +21,7 @@ use crate::sync::Arc;
 /// let limits = Limits::unlimited().connection(ScopeLimits::unlimited().memory(1 << 20));
 /// let governor = Governor::new(limits)?;
 /// let guard = governor.inbound().try_admit()?;
-/// let mut window = guard.try_reserve(256 << 10)?;
+/// let mut window = guard.handle().try_reserve(256 << 10)?;
 /// window.resize(512 << 10)?;
 /// let refused = window.resize(2 << 20).unwrap_err();
 /// assert_eq!(refused.refused().unwrap().in_use(), 512 << 10);
@@ -32,6 +34,8 @@ pub struct Reservation {
     account: Option<Arc<StreamAccount>>,
     bytes: u64,
     priority: Priority,
+    site: &'static Location<'static>,
+    tick: u32,
 }
 
 impl Reservation {
@@ -40,14 +44,26 @@ impl Reservation {
         account: Option<Arc<StreamAccount>>,
         bytes: u64,
         priority: Priority,
+        site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
         connection.reserve(account.as_deref(), bytes, priority)?;
-        Ok(Self { connection, account, bytes, priority })
+        let tick = connection.hot().tick();
+        Ok(Self { connection, account, bytes, priority, site, tick })
     }
 
     /// How much is reserved.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Where the program made it.
+    pub fn site(&self) -> &'static Location<'static> {
+        self.site
+    }
+
+    /// How long ago that was, to within the coarse clock's step.
+    pub fn age(&self) -> Duration {
+        self.connection.hot().age(self.tick)
     }
 
     /// Reserves more or less, at the same priority. On an error nothing changes.
@@ -76,6 +92,9 @@ impl Drop for Reservation {
 
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reservation").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("Reservation")
+            .field("bytes", &self.bytes)
+            .field("site", &self.site)
+            .finish_non_exhaustive()
     }
 }

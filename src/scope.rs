@@ -1,4 +1,4 @@
-//! The scope tree: who may use how much, and the one way to charge it.
+//! The scope tree: how much everything may use, and the one way to charge it.
 //!
 //! ```text
 //! system ──┬── transient ── connection ── stream       before the peer is known
@@ -9,46 +9,45 @@
 //! allow-listed system ── allow-listed transient        what only the allow list admitted
 //! ```
 //!
-//! The [addresses](crate::subnet) that connections come from lie beside the scopes, for whoever
-//! admits a connection or moves it asks both.
+//! The [addresses](crate::subnet) that connections come from lie beside the scopes: an admission, and
+//! a move of a connection, asks both.
 //!
 //! **Promises.** No charge ever raises a scope above the limit in force at that instant, and a
 //! request is refused only if a limit would really be exceeded. Both follow from how a charge is
 //! made: under the tree's one lock it checks every scope it touches, then commits to all. Nothing
-//! is ever rolled back, so nobody sees a charge that does not last; a bind, a change of limits and
+//! is ever rolled back, so no thread sees a charge that does not last; a bind, a change of limits and
 //! a move between ordinary and allow-listed scopes are one step each.
 //!
 //! **Why one lock.** Every charge ends in a system scope, so locks for the scopes below it let no
-//! two charges run at once; they only cost. (Tried: a lock a scope, in a fixed order. Admitting,
-//! binding and closing a connection then took 22 locks instead of eight. A lock of their own for the
-//! addresses: two more. Compare-exchange with roll-back: another request that runs in between is
-//! refused although there is room.) What is done under the lock is short: no memory is mapped, no
-//! waker woken, nothing dropped that runs anyone's code, and tables are split so that none takes long
-//! to grow.
+//! two charges run at once; they only cost. (Tried: a lock for each scope, in a fixed order.
+//! Admitting, binding and closing a connection then took 22 locks instead of eight. A lock of their
+//! own for the addresses: two more. Compare-exchange with roll-back: another request that runs in
+//! between is refused although there is room.) What is done under the lock is short: no memory is
+//! mapped, no waker woken, nothing dropped that runs a user's code, and tables are split so that no
+//! part takes long to grow. What takes longer, a report or a change of limits, works in pieces.
 //!
-//! **Pressure.** A scope lists the members (connections) that may hold idle cached memory. Before
-//! a refusal the one who asks *presses* on the scope: from then on the scope is *tight*, nobody
-//! starts to cache in it, and the listed members are swept one by one until the request fits or
-//! the list is empty. An entry leaves the list in the same step that takes the member's idle
-//! memory off the scope, so an empty list under pressure means that nothing idle is left. The
-//! scope stays tight until its use falls below seven eighths of its limit and nobody presses.
+//! **Idle blocks.** A scope lists the connections (*members*) that may keep idle blocks, and knows how
+//! much lies in blocks that could be idle: no reclaiming brings more. A request that this could cure
+//! *reclaims*: it looks how much is really idle, and if that is enough it takes the idle blocks of one
+//! member after the other until it fits. Meanwhile no connection below starts to keep blocks, so the
+//! list only shrinks. In a scope with many members a request that would be refused in the end takes
+//! nothing.
 //!
 //! **Observing.** A scope that only observes never refuses; what it would have refused is counted
-//! once, when it is charged. It is pressed on before, like any other: idle memory in its way is
-//! swept, so that what is counted is what would really have been refused.
+//! once, when it is charged, unless idle blocks would have covered it.
 //!
-//! This module knows neither connections nor memory: a member is whatever the caller lists.
+//! This module knows neither connections nor memory: a member is what the caller lists.
 
 mod classes;
-mod level;
-mod levels;
-mod line;
-mod moves;
+mod demand;
+mod members;
+mod node;
+mod nodes;
 mod peers;
-mod plain;
 mod refusals;
 mod report;
-mod request;
+mod scopes;
+mod table;
 
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -56,63 +55,53 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use crate::error::{NameTooLong, Refused, Scope};
+use crate::error::{NameTooLong, Scope};
 use crate::keyed::KeyedHasher;
 use crate::limits::{Limits, ScopeLimits};
-use crate::name::{MAX_NAME_BYTES, PeerKey};
-use crate::subnet::{Address, Subnets};
-use crate::sync::Mutex;
-use crate::usage::Tally;
+use crate::name::PeerKey;
+use crate::ranges::MAX_NAME_BYTES;
+use crate::subnet::{Address, Change, Progress, Subnets};
+use crate::sync::{Arc, Mutex, TreeGuard, TreeMutex};
 pub(crate) use classes::ClassRef;
-pub use classes::OTHER_CLASSES;
-use levels::Levels;
-pub(crate) use levels::Vacated;
-pub(crate) use line::{Excused, Line, Shortfall, StreamShare, Unmet};
+pub(crate) use demand::Demand;
+pub(crate) use members::{Member, OwnIdle};
+use nodes::Nodes;
 pub(crate) use peers::PeerRef;
 pub(crate) use refusals::Refusals;
-pub(crate) use report::Seen;
-pub(crate) use request::Request;
+pub(crate) use scopes::{Charge, Scopes, Shortfall, StreamCharge, StreamShare};
 
-/// How many tables the scopes of peers are spread over.
-#[cfg(not(leasehold_loom))]
-const PARTS: usize = 64;
-#[cfg(leasehold_loom)]
-const PARTS: usize = 1;
-
-/// Every scope of one governor. `M` is a member: what scopes list as holders of idle memory.
+/// Every scope of one governor.
 pub(crate) struct Tree<M> {
     hasher: KeyedHasher,
-    scopes: CachePadded<Mutex<Scopes<M>>>,
+    scopes: CachePadded<TreeMutex<Scopes<M>>>,
+    /// Serializes changes of all limits; acquired before the tree's lock.
+    changing: Mutex<()>,
 }
 
-/// What the lock guards.
-struct Scopes<M> {
-    levels: Levels<M>,
-    subnets: Subnets,
-    refusals: Refusals,
-    observed: Refusals,
-    /// Connections admitted ever, and so the id of the last.
-    admitted: u64,
-}
-
-/// Which of the two systems something belongs to.
+/// Ordinary traffic, and traffic that only the allow list admitted, have a system each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Realm {
+pub(crate) enum Partition {
     Ordinary,
     Allowlisted,
 }
 
-/// Where a connection, or a stream with a class of its own, hangs in the tree.
+impl Partition {
+    pub(crate) fn system(self) -> Scope {
+        ScopeRef::System(self).scope()
+    }
+}
+
+/// The scopes above a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// `None` while the peer is not known, in [parts](PeerRef::parts).
+pub(crate) struct Parents {
+    /// The parts of a [`PeerRef`], which alone would waste seven bytes.
     peer_hash: u64,
     peer_nth: Option<NonZeroU8>,
-    pub(crate) realm: Realm,
+    pub(crate) partition: Partition,
     pub(crate) class: Option<ClassRef>,
 }
 
-const _: () = assert!(size_of::<Place>() == 16);
+const _: () = assert!(size_of::<Parents>() == 16);
 
 /// Whether a connection still exists, or only memory that it left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,84 +112,128 @@ pub(crate) enum Standing {
     Departed,
 }
 
-/// One scope, for as long as someone holds it.
+/// One scope, for as long as something holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LevelRef {
-    System(Realm),
-    Transient(Realm),
+pub(crate) enum ScopeRef {
+    System(Partition),
+    Transient(Partition),
     Peer(PeerRef),
     Class(ClassRef),
     ClassPeer(ClassRef, PeerRef),
 }
 
+/// A connection has at most one scope of each rank above it. They are asked in this order.
+#[derive(Clone, Copy, Debug)]
+#[repr(usize)]
+enum Rank {
+    PeerOrTransient,
+    ClassPeer,
+    Class,
+    System,
+}
+
+const RANKS: usize = 4;
+
 /// A name with its hash, which is computed before the lock.
-pub(crate) struct Hashed<'a, T: ?Sized> {
+#[derive(Debug)]
+pub(crate) struct Named<'a, T: ?Sized> {
     hash: u64,
     name: &'a T,
 }
 
-impl<T: ?Sized> Clone for Hashed<'_, T> {
+impl<'a> Named<'a, [u8]> {
+    /// A peer's key.
+    pub(crate) fn peer(key: &'a [u8], hasher: &KeyedHasher) -> Result<Self, NameTooLong> {
+        Ok(Self { hash: hasher.hash(bounded(key)?), name: key })
+    }
+}
+
+impl<'a> Named<'a, str> {
+    /// A class's name.
+    pub(crate) fn class(name: &'a str, hasher: &KeyedHasher) -> Result<Self, NameTooLong> {
+        Ok(Self { hash: hasher.hash(bounded(name.as_bytes())?), name })
+    }
+}
+
+impl<T: ?Sized> Clone for Named<'_, T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T: ?Sized> Copy for Hashed<'_, T> {}
+impl<T: ?Sized> Copy for Named<'_, T> {}
 
-impl Place {
-    fn new(peer: Option<PeerRef>, class: Option<ClassRef>, realm: Realm) -> Self {
-        let (peer_hash, peer_nth) = PeerRef::parts(peer);
-        Self { peer_hash, peer_nth, realm, class }
+impl Parents {
+    fn new(peer: Option<PeerRef>, class: Option<ClassRef>, partition: Partition) -> Self {
+        let mut parents = Self { peer_hash: 0, peer_nth: None, partition, class };
+        parents.set_peer(peer);
+        parents
+    }
+
+    /// The same in another partition.
+    pub(crate) fn within(self, partition: Partition) -> Self {
+        Self { partition, ..self }
     }
 
     #[inline]
     pub(crate) fn peer(self) -> Option<PeerRef> {
-        PeerRef::from_parts(self.peer_hash, self.peer_nth)
+        self.peer_nth.map(|nth| PeerRef { hash: self.peer_hash, nth })
     }
 
     pub(crate) fn set_peer(&mut self, peer: Option<PeerRef>) {
-        (self.peer_hash, self.peer_nth) = PeerRef::parts(peer);
+        self.peer_hash = peer.map_or(0, |peer| peer.hash);
+        self.peer_nth = peer.map(|peer| peer.nth);
     }
 }
 
-impl LevelRef {
+impl ScopeRef {
     #[inline]
     fn scope(self) -> Scope {
         match self {
-            LevelRef::System(Realm::Ordinary) => Scope::System,
-            LevelRef::System(Realm::Allowlisted) => Scope::AllowlistedSystem,
-            LevelRef::Transient(Realm::Ordinary) => Scope::Transient,
-            LevelRef::Transient(Realm::Allowlisted) => Scope::AllowlistedTransient,
-            LevelRef::Peer(_) => Scope::Peer,
-            LevelRef::Class(_) => Scope::Class,
-            LevelRef::ClassPeer(..) => Scope::ClassPeer,
+            ScopeRef::System(Partition::Ordinary) => Scope::System,
+            ScopeRef::System(Partition::Allowlisted) => Scope::AllowlistedSystem,
+            ScopeRef::Transient(Partition::Ordinary) => Scope::Transient,
+            ScopeRef::Transient(Partition::Allowlisted) => Scope::AllowlistedTransient,
+            ScopeRef::Peer(_) => Scope::Peer,
+            ScopeRef::Class(_) => Scope::Class,
+            ScopeRef::ClassPeer(..) => Scope::ClassPeer,
+        }
+    }
+
+    #[inline]
+    fn rank(self) -> Rank {
+        match self {
+            ScopeRef::Peer(_) | ScopeRef::Transient(_) => Rank::PeerOrTransient,
+            ScopeRef::ClassPeer(..) => Rank::ClassPeer,
+            ScopeRef::Class(_) => Rank::Class,
+            ScopeRef::System(_) => Rank::System,
+        }
+    }
+
+    /// Whether a move between two places changes this scope.
+    fn differs(self, from: Parents, to: Parents) -> bool {
+        match self {
+            ScopeRef::System(_) => from.partition != to.partition,
+            ScopeRef::Transient(_) => from.partition != to.partition || from.peer() != to.peer(),
+            ScopeRef::Peer(_) | ScopeRef::ClassPeer(..) => from.peer() != to.peer(),
+            ScopeRef::Class(_) => from.class != to.class,
+        }
+    }
+
+    /// Whether the idle blocks of a connection below `parents` are charged here.
+    pub(crate) fn counts(self, parents: Parents) -> bool {
+        match self {
+            ScopeRef::Class(class) | ScopeRef::ClassPeer(class, _) => parents.class == Some(class),
+            ScopeRef::System(_) | ScopeRef::Transient(_) | ScopeRef::Peer(_) => true,
         }
     }
 }
 
-impl<M: Clone> Tree<M> {
-    pub(crate) fn new(limits: Limits) -> Self {
-        let hasher = KeyedHasher::random();
-        Self {
-            scopes: CachePadded::new(Mutex::new(Scopes {
-                subnets: Subnets::new(&limits.subnets, hasher),
-                levels: Levels::new(limits, hasher.hash(OTHER_CLASSES.as_bytes())),
-                refusals: Refusals::default(),
-                observed: Refusals::default(),
-                admitted: 0,
-            })),
-            hasher,
-        }
-    }
-
-    /// Prepares a peer's key.
-    pub(crate) fn peer_key<'a>(&self, key: &'a [u8]) -> Result<Hashed<'a, [u8]>, NameTooLong> {
-        Ok(Hashed { hash: self.hasher.hash(bounded(key)?), name: key })
-    }
-
-    /// Prepares a class's name.
-    pub(crate) fn class_name<'a>(&self, name: &'a str) -> Result<Hashed<'a, str>, NameTooLong> {
-        Ok(Hashed { hash: self.hasher.hash(bounded(name.as_bytes())?), name })
+impl<M: Member> Tree<M> {
+    pub(crate) fn new(limits: Limits, hasher: KeyedHasher) -> Self {
+        let subnets = Subnets::new(&limits.subnets, hasher);
+        let scopes = Scopes::new(Nodes::new(limits), subnets);
+        Self { scopes: CachePadded::new(TreeMutex::new(scopes)), hasher, changing: Mutex::new(()) }
     }
 
     /// Prepares an address.
@@ -209,46 +242,43 @@ impl<M: Clone> Tree<M> {
         Address::new(address, &self.hasher)
     }
 
-    /// Locks the scopes above a connection, and all others with them.
     #[inline]
-    pub(crate) fn line(&self, place: Place, standing: Standing) -> Line<'_, M> {
-        Line::new(self.scopes.lock(), place, standing)
+    pub(crate) fn lock(&self) -> TreeGuard<'_, Scopes<M>> {
+        self.scopes.lock()
     }
 
-    /// What a peer that is held is called.
+    /// The name of a peer that is held.
     pub(crate) fn peer_name(&self, peer: PeerRef) -> Option<PeerKey> {
-        let scopes = self.scopes.lock();
-        scopes.levels.peers.get(peer).map(|peer| PeerKey::of_bounded(peer.key()))
+        let scopes = self.lock();
+        scopes.nodes.peers.get(peer).map(|peer| PeerKey::of_bounded(peer.key()))
     }
+}
 
-    /// Locks the scopes above a connection that is to be admitted, and holds them.
-    pub(crate) fn enter(
-        &self,
-        peer: Option<Hashed<'_, [u8]>>,
-        class: Option<Hashed<'_, str>>,
-    ) -> Line<'_, M> {
-        let mut scopes = self.scopes.lock();
-        let levels = &mut scopes.levels;
-        let peer = peer.map(|peer| levels.hold_peer(peer));
-        let class = class.map(|class| levels.hold_class(class));
-        let place = Place::new(peer, class, Realm::Ordinary);
-        if let (Some(class), Some(peer)) = (class, peer) {
-            levels.crossings.hold(class, peer, 1);
-        }
-        Line::new(scopes, place, Standing::Present)
-    }
-
+/// Limits.
+impl<M: Member> Tree<M> {
     /// Replaces all limits in one step. Use above a new limit stays, and falls. `along` runs in the
-    /// same step; it is told whether the allow-listed scopes are in use.
+    /// same step, with the new limits and whether the allow-listed scopes are in use.
     pub(crate) fn set_limits(&self, limits: Limits, along: impl FnOnce(&Limits, bool)) {
-        let mut scopes = self.scopes.lock();
-        let addresses = scopes.subnets.set_limits(&limits.subnets);
-        let replaced = scopes.levels.set_limits(limits, |key| self.hasher.hash(key));
-        let levels = &scopes.levels;
-        let allowlisted = &levels.realms[Realm::Allowlisted as usize].system.usage;
-        along(&levels.limits, *allowlisted != Tally::default());
+        let change = Change::new(&limits.subnets, self.hasher);
+        let limits = Arc::new(limits);
+        let _turn = self.changing.lock();
+        self.lock().subnets.begin(change);
+        loop {
+            let mut scopes = self.lock();
+            let progress = scopes.subnets.go_on();
+            drop(scopes);
+            if progress == Progress::Done {
+                break;
+            }
+        }
+        let mut scopes = self.lock();
+        let replaced_subnets = scopes.subnets.switch();
+        let replaced = scopes.nodes.set_limits(limits.clone());
+        let allowlisted = scopes.nodes.get_mut(ScopeRef::System(Partition::Allowlisted));
+        let in_use = allowlisted.is_some_and(|node| node.used != Default::default());
+        along(&limits, in_use);
         drop(scopes);
-        drop((addresses, replaced));
+        drop((replaced_subnets, replaced, limits));
     }
 
     /// Gives one peer limits of its own, or takes them from it.
@@ -257,26 +287,47 @@ impl<M: Clone> Tree<M> {
         key: &PeerKey,
         limits: Option<ScopeLimits>,
     ) -> Option<ScopeLimits> {
-        let hash = self.hasher.hash(key.as_bytes());
-        self.scopes.lock().levels.set_peer_limits(hash, key, limits)
+        let change = |all: &mut Limits| match limits {
+            Some(limits) => all.peers.insert(key.clone(), limits),
+            None => all.peers.remove(key.as_bytes()),
+        };
+        let _turn = self.changing.lock();
+        let mut scopes = self.lock();
+        if let Some(all) = scopes.nodes.limits_mut() {
+            return change(all);
+        }
+        // A thread is copying the limits at this moment, outside the lock, and so does this one.
+        let current = scopes.nodes.limits().clone();
+        drop(scopes);
+        let mut copy = (*current).clone();
+        let before = change(&mut copy);
+        let replaced = self.lock().nodes.set_limits(Arc::new(copy));
+        drop((replaced, current));
+        before
+    }
+
+    /// The scope of a peer that may have no memory, if it is there.
+    pub(crate) fn barred_peer(&self, key: &PeerKey) -> Option<ScopeRef> {
+        let key = Named::peer(key.as_bytes(), &self.hasher).ok()?;
+        self.lock().nodes.barred_peer(key).map(ScopeRef::Peer)
     }
 
     /// The limits in force.
     pub(crate) fn limits(&self) -> Limits {
-        let limits = self.scopes.lock().levels.limits.clone();
+        let limits = self.lock().nodes.limits().clone();
         // The copy is made when the lock is let go.
         (*limits).clone()
     }
 
     /// The limits of a stream in force.
     pub(crate) fn stream_limits(&self) -> ScopeLimits {
-        self.scopes.lock().levels.limits.stream
+        self.lock().nodes.limits().stream
     }
 
     /// Whether an address has to be validated before a connection from there is admitted.
     pub(crate) fn should_validate(&self, address: IpAddr, now: Duration) -> bool {
         let address = self.address(address);
-        let mut scopes = self.scopes.lock();
+        let mut scopes = self.lock();
         let (validate, retired) = scopes.subnets.should_validate(address, now);
         drop(scopes);
         drop(retired);
@@ -287,75 +338,74 @@ impl<M: Clone> Tree<M> {
     pub(crate) fn maintain(&self, now: Duration) {
         let mut next = Some(0);
         while let Some(sketch) = next {
-            let mut scopes = self.scopes.lock();
+            let mut scopes = self.lock();
             let (then, retired) = scopes.subnets.maintain(sketch, now);
             drop(scopes);
             drop(retired);
             next = then;
         }
     }
+}
 
-    pub(crate) fn count_refusal(&self, refused: &Refused) {
-        self.scopes.lock().refusals.count(refused);
-    }
-
-    /// Some member of a system that may hold idle memory, if there is any.
-    pub(crate) fn first_caching(&self, realm: Realm) -> Option<M> {
-        self.scopes.lock().levels.realms[realm as usize].system.first_caching()
-    }
-
-    /// Presses on a scope until the answer is dropped.
-    pub(crate) fn press(&self, level: LevelRef) -> Pressure<'_, M> {
-        let mut scopes = self.scopes.lock();
-        let found = scopes.levels.hold(level);
-        if found {
-            scopes.levels.with(level, |level, _| {
-                level.pressing += 1;
-                level.tight = true;
-            });
+/// Reclaiming idle blocks.
+impl<M: Member> Tree<M> {
+    /// Keeps connections below a scope from starting to keep blocks, until
+    /// [`end_reclaim`](Self::end_reclaim). `false`: the scope is gone, and its idle blocks with it.
+    #[must_use = "what begins has to end"]
+    pub(crate) fn begin_reclaim(&self, at: ScopeRef) -> bool {
+        let mut scopes = self.lock();
+        let held = scopes.nodes.hold_again(at);
+        if held && let Some(node) = scopes.nodes.get_mut(at) {
+            node.reclaiming += 1;
         }
-        drop(scopes);
-        Pressure { tree: self, level, found }
+        held
     }
-}
 
-/// While it lives, its scope stays tight: nobody starts to cache, and the list of those who do
-/// only shrinks.
-pub(crate) struct Pressure<'a, M: Clone> {
-    tree: &'a Tree<M>,
-    level: LevelRef,
-    /// Whether the scope was still there, and is held. If not, neither is its idle memory.
-    found: bool,
-}
-
-impl<M: Clone> Pressure<'_, M> {
-    pub(crate) fn is_on(&self, level: LevelRef) -> bool {
-        self.level == level
-    }
-}
-
-impl<M: Clone> Drop for Pressure<'_, M> {
-    fn drop(&mut self) {
-        if !self.found {
-            return;
+    pub(crate) fn end_reclaim(&self, at: ScopeRef) {
+        let mut scopes = self.lock();
+        if let Some(node) = scopes.nodes.get_mut(at) {
+            node.reclaiming -= 1;
         }
-        let mut scopes = self.tree.scopes.lock();
-        scopes.levels.with(self.level, |level, bounds| {
-            level.pressing -= 1;
-            level.relax(bounds);
-        });
-        let vacated = scopes.levels.release(self.level);
-        drop(scopes);
-        drop(vacated);
+        scopes.nodes.release_again(at);
+    }
+
+    /// A member of a scope, if it lists any.
+    pub(crate) fn any_member(&self, at: ScopeRef) -> Option<M> {
+        let mut scopes = self.lock();
+        let Scopes { nodes, members, .. } = &mut *scopes;
+        members.get(*nodes.get_mut(at)?.caching.last()?).cloned()
+    }
+
+    /// Visits the members of a scope until `visit` returns `false`, with the lock let go. A member
+    /// that comes or goes meanwhile may be visited twice or not at all.
+    pub(crate) fn for_each_member(&self, at: ScopeRef, mut visit: impl FnMut(&M) -> bool) {
+        /// Members that are copied in one turn of the lock.
+        const AT_ONCE: usize = 64;
+        let mut end = usize::MAX;
+        let mut some = [const { None }; AT_ONCE];
+        loop {
+            let mut scopes = self.lock();
+            let Scopes { nodes, members, .. } = &mut *scopes;
+            let Some(node) = nodes.get_mut(at) else { return };
+            end = end.min(node.caching.len());
+            let start = end.saturating_sub(AT_ONCE);
+            for (member, id) in some.iter_mut().zip(&node.caching[start..end]) {
+                *member = members.get(*id).cloned();
+            }
+            drop(scopes);
+            end = start;
+            if some.iter_mut().filter_map(Option::take).any(|member| !visit(&member)) || end == 0 {
+                return;
+            }
+        }
+    }
+
+    /// How many members a scope lists.
+    pub(crate) fn member_count(&self, at: ScopeRef) -> usize {
+        self.lock().nodes.get_mut(at).map_or(0, |node| node.caching.len())
     }
 }
 
 fn bounded(name: &[u8]) -> Result<&[u8], NameTooLong> {
     if name.len() > MAX_NAME_BYTES { Err(NameTooLong { len: name.len() }) } else { Ok(name) }
-}
-
-/// Which part a hash belongs to: bits that the table of a part does not use, which takes the lowest
-/// and the top seven.
-fn part_of(hash: u64) -> usize {
-    (hash >> 40) as usize % PARTS
 }

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::panic::Location;
+use std::time::Duration;
 
-use crate::connection::{Connection, StreamAccount};
+use crate::connection::StreamAccount;
 use crate::error::{BindError, LeaseError};
+use crate::handle::ConnectionHandle;
 use crate::lease::OwnedLease;
 use crate::name::Direction;
-use crate::priority::Priority;
 use crate::report::StreamUsage;
+use crate::request::Request;
 use crate::reservation::Reservation;
 use crate::sync::Arc;
 
@@ -16,7 +18,7 @@ use crate::sync::Arc;
 ///
 /// Its leases and reservations are charged to the stream's memory limit first, then to the
 /// connection's and those above. They may outlive the stream; they cannot outlive the connection.
-/// When the connection closes the stream is off every scope and answers [`LeaseError::Closed`].
+/// When the connection closes the stream is off every scope and returns [`LeaseError::Closed`].
 ///
 /// ```
 /// use leasehold::{Direction, Governor, Limits, Scope, ScopeLimits};
@@ -24,7 +26,7 @@ use crate::sync::Arc;
 /// let limits = Limits::unlimited().stream(ScopeLimits::unlimited().memory(8 << 10));
 /// let governor = Governor::new(limits)?;
 /// let guard = governor.inbound().try_admit()?;
-/// let stream = guard.try_open_stream(Direction::Inbound)?;
+/// let stream = guard.handle().try_open_stream(Direction::Inbound)?;
 /// let _first = stream.try_lease_owned(4096)?;
 /// let _second = stream.try_lease_owned(4096)?;
 /// let refused = stream.try_lease_owned(4096).unwrap_err();
@@ -33,18 +35,45 @@ use crate::sync::Arc;
 /// ```
 #[must_use = "a stream guard that is dropped ends the stream's count at once"]
 pub struct StreamGuard {
-    connection: Arc<Connection>,
+    handle: ConnectionHandle,
     account: Arc<StreamAccount>,
     direction: Direction,
+    site: &'static Location<'static>,
+    tick: u32,
+}
+
+impl ConnectionHandle {
+    /// Counts one more stream. The line that calls is noted.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection is closed.
+    #[track_caller]
+    pub fn try_open_stream(&self, direction: Direction) -> Result<StreamGuard, LeaseError> {
+        self.request().try_open_stream(direction)
+    }
+}
+
+impl Request<'_, ConnectionHandle> {
+    /// As [`ConnectionHandle::try_open_stream`]. A stream uses no memory yet, so that the priority
+    /// makes no difference.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection is closed.
+    #[track_caller]
+    pub fn try_open_stream(self, direction: Direction) -> Result<StreamGuard, LeaseError> {
+        let (handle, _, site) = self.parts();
+        let account = handle.connection().open_stream(direction)?;
+        let tick = handle.connection().hot().tick();
+        Ok(StreamGuard { handle: handle.clone(), account, direction, site, tick })
+    }
 }
 
 impl StreamGuard {
-    pub(crate) fn open(
-        connection: Arc<Connection>,
-        direction: Direction,
-    ) -> Result<Self, LeaseError> {
-        let account = connection.open_stream(direction)?;
-        Ok(Self { connection, account, direction })
+    /// The connection that the stream is part of, which tells its end too.
+    pub fn handle(&self) -> &ConnectionHandle {
+        &self.handle
     }
 
     /// Leases a buffer of at least `len` bytes on the stream's budget.
@@ -55,55 +84,26 @@ impl StreamGuard {
     #[inline(always)]
     #[track_caller]
     pub fn try_lease_owned(&self, len: usize) -> Result<OwnedLease, LeaseError> {
-        OwnedLease::new(
-            &self.connection,
-            Some(&self.account),
-            len,
-            Priority::Critical,
-            Location::caller(),
-        )
+        self.request().try_lease_owned(len)
     }
 
-    /// As [`try_lease_owned`](Self::try_lease_owned), at a priority. Below the highest it always
-    /// takes the locks.
-    ///
-    /// # Errors
-    ///
-    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
-    #[track_caller]
-    pub fn try_lease_owned_at(
-        &self,
-        len: usize,
-        priority: Priority,
-    ) -> Result<OwnedLease, LeaseError> {
-        let site = Location::caller();
-        OwnedLease::new(&self.connection, Some(&self.account), len, priority, site)
-    }
-
-    /// Reserves bytes that someone else allocates on the stream's budget.
+    /// Charges bytes that other code allocates on the stream's budget.
     ///
     /// # Errors
     ///
     /// If a limit is in the way, or the connection is closed.
+    #[track_caller]
     pub fn try_reserve(&self, bytes: u64) -> Result<Reservation, LeaseError> {
-        self.try_reserve_at(bytes, Priority::Critical)
+        self.request().try_reserve(bytes)
     }
 
-    /// As [`try_reserve`](Self::try_reserve), at a priority.
-    ///
-    /// # Errors
-    ///
-    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
-    pub fn try_reserve_at(
-        &self,
-        bytes: u64,
-        priority: Priority,
-    ) -> Result<Reservation, LeaseError> {
-        let account = Some(self.account.clone());
-        Reservation::new(self.connection.clone(), account, bytes, priority)
+    /// A lease or a reservation at a priority, or in the name of another line.
+    #[inline(always)]
+    pub fn request(&self) -> Request<'_, Self> {
+        Request::new(self)
     }
 
-    /// Tells which class the stream belongs to, once negotiation has shown it: the stream, and all
+    /// Binds the stream to its class, once negotiation has shown which that is: the stream, and all
     /// it holds now and later, is charged to that class and to the peer's part of it, besides all
     /// else. If it is the connection's own class, it is charged there already.
     ///
@@ -114,12 +114,22 @@ impl StreamGuard {
     /// If the class's limits are in the way, the stream has a class already, or the connection is
     /// closed. Nothing has changed then.
     pub fn bind_class(&self, name: &str) -> Result<(), BindError> {
-        self.connection.bind_stream(&self.account, name)
+        self.handle.connection().bind_stream(&self.account, name)
     }
 
     /// Which side opened the stream.
     pub fn direction(&self) -> Direction {
         self.direction
+    }
+
+    /// Where the program opened it.
+    pub fn site(&self) -> &'static Location<'static> {
+        self.site
+    }
+
+    /// How long ago that was, to within the coarse clock's step.
+    pub fn age(&self) -> Duration {
+        self.handle.connection().hot().age(self.tick)
     }
 
     /// What the stream uses.
@@ -131,9 +141,35 @@ impl StreamGuard {
     pub fn close(self) {}
 }
 
+impl Request<'_, StreamGuard> {
+    /// As [`StreamGuard::try_lease_owned`].
+    ///
+    /// # Errors
+    ///
+    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
+    #[inline(always)]
+    #[track_caller]
+    pub fn try_lease_owned(self, len: usize) -> Result<OwnedLease, LeaseError> {
+        let (stream, priority, site) = self.parts();
+        OwnedLease::new(stream.handle.connection(), Some(&stream.account), len, priority, site)
+    }
+
+    /// As [`StreamGuard::try_reserve`].
+    ///
+    /// # Errors
+    ///
+    /// If a limit, or the priority's share of one, is in the way, or the connection is closed.
+    #[track_caller]
+    pub fn try_reserve(self, bytes: u64) -> Result<Reservation, LeaseError> {
+        let (stream, priority, site) = self.parts();
+        let connection = stream.handle.connection().clone();
+        Reservation::new(connection, Some(stream.account.clone()), bytes, priority, site)
+    }
+}
+
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.connection.close_stream(&self.account, self.direction);
+        self.handle.connection().close_stream(&self.account, self.direction);
     }
 }
 

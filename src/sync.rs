@@ -6,9 +6,35 @@
 
 #[cfg(not(leasehold_loom))]
 mod primitives {
-    pub(crate) use parking_lot::{Mutex, MutexGuard};
+    #[cfg(feature = "__holds")]
+    pub(crate) use super::holds::{Mutex, MutexGuard, TreeGuard, TreeMutex};
+    #[cfg(not(feature = "__holds"))]
+    pub(crate) use parking_lot::{Mutex, Mutex as TreeMutex, MutexGuard, MutexGuard as TreeGuard};
     pub(crate) use std::sync::Arc;
     pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+    /// parking_lot's condition variable with std's face.
+    #[derive(Debug)]
+    pub(crate) struct Condvar(parking_lot::Condvar);
+
+    impl Condvar {
+        pub(crate) fn new() -> Self {
+            Self(parking_lot::Condvar::new())
+        }
+
+        /// Lets go of the lock until the thread is notified, which may happen for no reason.
+        pub(crate) fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            #[cfg(feature = "__holds")]
+            self.0.wait(&mut guard.inner);
+            #[cfg(not(feature = "__holds"))]
+            self.0.wait(&mut guard);
+            guard
+        }
+
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
+        }
+    }
 
     /// Watches one block of memory in the models; nothing at all outside them.
     #[derive(Debug, Default)]
@@ -37,10 +63,10 @@ mod primitives {
         pub(crate) fn of(_probe: &Probe) -> Self {
             Self
         }
-        /// Someone reads the block's bytes.
+        /// The block's bytes are read.
         #[inline(always)]
         pub(crate) fn read(self) {}
-        /// Someone writes the block's bytes.
+        /// The block's bytes are written.
         #[inline(always)]
         pub(crate) fn write(self) {}
     }
@@ -49,8 +75,10 @@ mod primitives {
 #[cfg(leasehold_loom)]
 mod primitives {
     pub(crate) use loom::sync::Arc;
-    pub(crate) use loom::sync::MutexGuard;
     pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+    pub(crate) use loom::sync::{MutexGuard, MutexGuard as TreeGuard};
+
+    pub(crate) use Mutex as TreeMutex;
 
     /// loom's mutex with parking_lot's face.
     #[derive(Debug, Default)]
@@ -64,6 +92,31 @@ mod primitives {
         #[track_caller]
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().expect("a model panicked while holding a lock")
+        }
+
+        /// Never, in the models: loom lets a thread whose try is about to fail wait for the lock.
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            None
+        }
+    }
+
+    /// loom's condition variable, as above.
+    #[derive(Debug)]
+    pub(crate) struct Condvar(loom::sync::Condvar);
+
+    impl Condvar {
+        pub(crate) fn new() -> Self {
+            Self(loom::sync::Condvar::new())
+        }
+
+        #[track_caller]
+        pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(guard).expect("a model panicked while holding a lock")
+        }
+
+        #[track_caller]
+        pub(crate) fn notify_all(&self) {
+            self.0.notify_all();
         }
     }
 
@@ -156,8 +209,108 @@ mod primitives {
 
 pub(crate) use primitives::*;
 
+/// parking_lot's lock in a build that counts the locks that each thread takes, and records the
+/// longest time for which any thread held the scope tree's.
+#[cfg(all(feature = "__holds", not(leasehold_loom)))]
+#[allow(missing_docs, reason = "for tests of this crate")]
+pub mod holds {
+    use std::cell::Cell;
+    use std::ops::{Deref, DerefMut};
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use std::time::{Duration, Instant};
+
+    thread_local! {
+        static LOCKS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    static LONGEST_CPU_NS: AtomicU64 = AtomicU64::new(0);
+    static LONGEST_WALL_NS: AtomicU64 = AtomicU64::new(0);
+
+    /// How many locks this thread has taken.
+    pub fn locks() -> u64 {
+        LOCKS.get()
+    }
+
+    /// The longest time for which a thread held the tree's lock since the last call: by the clock of
+    /// the thread itself, and by that of the wall.
+    pub fn take_longest() -> (Duration, Duration) {
+        let take = |longest: &AtomicU64| Duration::from_nanos(longest.swap(0, Relaxed));
+        (take(&LONGEST_CPU_NS), take(&LONGEST_WALL_NS))
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T, const TREE: bool = false>(parking_lot::Mutex<T>);
+
+    pub(crate) type TreeMutex<T> = Mutex<T, true>;
+
+    pub(crate) struct MutexGuard<'a, T, const TREE: bool = false> {
+        /// Stands first, and so is dropped before the lock is let go.
+        _hold: Option<Hold>,
+        pub(super) inner: parking_lot::MutexGuard<'a, T>,
+    }
+
+    /// When it began, by both clocks.
+    struct Hold(Duration, Instant);
+
+    pub(crate) type TreeGuard<'a, T> = MutexGuard<'a, T, true>;
+
+    impl<T, const TREE: bool> Mutex<T, TREE> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(parking_lot::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T, TREE> {
+            LOCKS.set(LOCKS.get() + 1);
+            let inner = self.0.lock();
+            MutexGuard { _hold: TREE.then(|| Hold(thread_cpu(), Instant::now())), inner }
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T, TREE>> {
+            let inner = self.0.try_lock()?;
+            LOCKS.set(LOCKS.get() + 1);
+            Some(MutexGuard { _hold: TREE.then(|| Hold(thread_cpu(), Instant::now())), inner })
+        }
+    }
+
+    impl<T, const TREE: bool> Deref for MutexGuard<'_, T, TREE> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            &self.inner
+        }
+    }
+
+    impl<T, const TREE: bool> DerefMut for MutexGuard<'_, T, TREE> {
+        fn deref_mut(&mut self) -> &mut T {
+            &mut self.inner
+        }
+    }
+
+    impl Drop for Hold {
+        fn drop(&mut self) {
+            let Self(cpu, wall) = self;
+            LONGEST_CPU_NS.fetch_max((thread_cpu() - *cpu).as_nanos() as u64, Relaxed);
+            LONGEST_WALL_NS.fetch_max(wall.elapsed().as_nanos() as u64, Relaxed);
+        }
+    }
+
+    /// The processor time that this thread has used.
+    #[cfg(unix)]
+    fn thread_cpu() -> Duration {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+
+    #[cfg(not(unix))]
+    fn thread_cpu() -> Duration {
+        Duration::ZERO
+    }
+}
+
 /// Atomics that no protocol depends on (call sites, the coarse clock, what reports read). The
 /// models leave them alone, which keeps the number of executions down.
 pub(crate) mod unmodelled {
-    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+    pub(crate) use std::sync::atomic::{
+        AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed,
+    };
 }

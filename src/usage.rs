@@ -1,6 +1,6 @@
 //! How much of each resource a scope uses: a vector that is added, subtracted and compared as one.
 
-use crate::limit::Limit;
+use crate::error::Resource;
 use crate::name::Direction;
 
 /// How much of each resource is in use.
@@ -22,12 +22,12 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Connections, whoever opened them.
+    /// Connections, on whichever side they were opened.
     pub fn connections(&self) -> u64 {
         u64::from(self.connections_inbound) + u64::from(self.connections_outbound)
     }
 
-    /// Streams, whoever opened them.
+    /// Streams, on whichever side they were opened.
     pub fn streams(&self) -> u64 {
         u64::from(self.streams_inbound) + u64::from(self.streams_outbound)
     }
@@ -41,14 +41,27 @@ pub(crate) enum Lane {
     Connections,
     ConnectionsInbound,
     ConnectionsOutbound,
-    Fds,
     Streams,
     StreamsInbound,
     StreamsOutbound,
+    Fds,
+}
+
+impl Lane {
+    /// In the order in which refusals name them.
+    pub(crate) const ALL: [(Self, Resource); 7] = [
+        (Self::Connections, Resource::Connections),
+        (Self::ConnectionsInbound, Resource::ConnectionsInbound),
+        (Self::ConnectionsOutbound, Resource::ConnectionsOutbound),
+        (Self::Streams, Resource::Streams),
+        (Self::StreamsInbound, Resource::StreamsInbound),
+        (Self::StreamsOutbound, Resource::StreamsOutbound),
+        (Self::Fds, Resource::Fds),
+    ];
 }
 
 /// Seven lanes, and one to make the vector whole.
-const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 
 /// Counts end here, even where they are unlimited. They are signed because processors compare
 /// vectors of signed numbers faster.
@@ -58,37 +71,26 @@ pub(crate) const MOST_COUNT: u32 = i32::MAX as u32;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) memory: u64,
-    counts: [i32; LANES],
+    /// Of `memory`, what lies in blocks that a connection can keep idle: so much at most comes back
+    /// when all that is idle is reclaimed.
+    pub(crate) cacheable: u64,
+    pub(crate) counts: [i32; LANES],
 }
 
 impl Tally {
+    /// Memory that no connection keeps idle: reservations, and leases with a mapping of their own.
     #[inline]
     pub(crate) const fn of_memory(memory: u64) -> Self {
-        Self { memory, counts: [0; LANES] }
+        Self { memory, cacheable: 0, counts: [0; LANES] }
     }
 
-    /// What a connection counts for by merely existing.
+    /// Blocks, of so many bytes together.
     #[inline]
-    pub(crate) fn of_connection(direction: Direction, fd: bool) -> &'static Self {
-        // From a table, so that it is handled as a vector and not lane by lane.
-        const fn of(direction: Lane, fd: bool) -> Tally {
-            let mut tally = Tally::of_memory(0);
-            tally.counts[Lane::Connections as usize] = 1;
-            tally.counts[direction as usize] = 1;
-            tally.counts[Lane::Fds as usize] = fd as i32;
-            tally
-        }
-        static INBOUND: [Tally; 2] =
-            [of(Lane::ConnectionsInbound, false), of(Lane::ConnectionsInbound, true)];
-        static OUTBOUND: [Tally; 2] =
-            [of(Lane::ConnectionsOutbound, false), of(Lane::ConnectionsOutbound, true)];
-        match direction {
-            Direction::Inbound => &INBOUND[usize::from(fd)],
-            Direction::Outbound => &OUTBOUND[usize::from(fd)],
-        }
+    pub(crate) const fn of_blocks(bytes: u64) -> Self {
+        Self { memory: bytes, cacheable: bytes, counts: [0; LANES] }
     }
 
-    /// What so many streams count for.
+    /// What this many streams count for.
     #[inline]
     pub(crate) fn of_streams(inbound: u32, outbound: u32) -> Self {
         let mut tally = Self::default();
@@ -111,16 +113,18 @@ impl Tally {
         self.counts[lane as usize] as u32
     }
 
+    /// The same counts with other memory, none of it in blocks.
     #[inline]
     #[must_use]
     pub(crate) fn with_memory(self, memory: u64) -> Self {
-        Self { memory, ..self }
+        Self { memory, cacheable: 0, ..self }
     }
 
     /// Adds `more`, which the limits have admitted.
     #[inline]
     pub(crate) fn add(&mut self, more: &Tally) {
         self.memory += more.memory;
+        self.cacheable += more.cacheable;
         for (count, more) in self.counts.iter_mut().zip(&more.counts) {
             *count += more;
         }
@@ -129,16 +133,18 @@ impl Tally {
     /// The sum, if memory can be counted so far. (Counts can: they end at less than half of what a
     /// lane holds.)
     pub(crate) fn checked_add(mut self, more: &Tally) -> Option<Self> {
-        let memory = self.memory.checked_add(more.memory)?;
-        self.add(&more.with_memory(0));
-        Some(self.with_memory(memory))
+        self.memory.checked_add(more.memory)?;
+        self.add(more);
+        Some(self)
     }
 
     /// Subtracts `less`, which was added before.
     #[inline]
     pub(crate) fn sub(&mut self, less: &Tally) {
         debug_assert!(self.memory >= less.memory, "memory given back that was never charged");
+        debug_assert!(self.cacheable >= less.cacheable, "blocks given back that were not charged");
         self.memory -= less.memory;
+        self.cacheable -= less.cacheable;
         for (count, less) in self.counts.iter_mut().zip(&less.counts) {
             *count -= less;
         }
@@ -156,57 +162,35 @@ impl Tally {
     }
 }
 
-/// The limits of a scope in the form in which they are compared.
+/// Which side opened a connection, and whether it takes a file descriptor: one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ceilings {
-    memory: Limit,
-    counts: [i32; LANES],
-}
+pub(crate) struct ConnectionKind(u8);
 
-impl Ceilings {
-    /// Only what can be counted at all is in the way.
-    pub(crate) const NONE: Self = Self { memory: Limit::Unlimited, counts: [i32::MAX; LANES] };
-
-    pub(crate) fn new(memory: Limit, count: impl Fn(Lane) -> Limit) -> Self {
-        let lanes = [
-            Lane::Connections,
-            Lane::ConnectionsInbound,
-            Lane::ConnectionsOutbound,
-            Lane::Fds,
-            Lane::Streams,
-            Lane::StreamsInbound,
-            Lane::StreamsOutbound,
-        ];
-        let mut ceilings = Self { memory, ..Self::NONE };
-        for lane in lanes {
-            ceilings.counts[lane as usize] = count(lane).max().min(MOST_COUNT.into()) as i32;
-        }
-        ceilings
+impl ConnectionKind {
+    #[inline]
+    pub(crate) fn new(direction: Direction, fd: bool) -> Self {
+        Self((direction as u8) << 1 | u8::from(fd))
     }
 
-    /// Whether `more` fits on top of `in_use`, of which `idle_bytes` are to be used again, with
-    /// `share` of the memory limit to fill.
-    #[inline(always)]
-    pub(crate) fn fit(
-        &self,
-        in_use: &Tally,
-        more: &Tally,
-        idle_bytes: u64,
-        share: impl FnOnce(u64) -> u64,
-    ) -> bool {
-        let memory = in_use.memory.saturating_sub(idle_bytes).checked_add(more.memory);
-        let memory = more.memory == 0
-            || match (memory, self.memory) {
-                (Some(memory), Limit::Max(max)) => memory <= share(max),
-                (Some(_), Limit::Unlimited) => true,
-                (Some(_), Limit::Blocked) | (None, _) => false,
-            };
-        let mut over = false;
-        for lane in 0..LANES {
-            // Below zero where a limit was lowered below what is in use.
-            let headroom = self.counts[lane] - in_use.counts[lane];
-            over |= (more.counts[lane] > headroom) & (more.counts[lane] > 0);
+    pub(crate) fn is_inbound(self) -> bool {
+        self.0 >> 1 == Direction::Inbound as u8
+    }
+
+    /// What such a connection counts for by merely existing.
+    #[inline]
+    pub(crate) fn tally(self) -> &'static Tally {
+        // From a table, so that it is handled as a vector and not lane by lane.
+        const fn of(direction: Lane, fd: bool) -> Tally {
+            let mut tally = Tally::of_memory(0);
+            tally.counts[Lane::Connections as usize] = 1;
+            tally.counts[direction as usize] = 1;
+            tally.counts[Lane::Fds as usize] = fd as i32;
+            tally
         }
-        memory & !over
+        const INBOUND: Lane = Lane::ConnectionsInbound;
+        const OUTBOUND: Lane = Lane::ConnectionsOutbound;
+        static TALLIES: [Tally; 4] =
+            [of(INBOUND, false), of(INBOUND, true), of(OUTBOUND, false), of(OUTBOUND, true)];
+        &TALLIES[usize::from(self.0) % TALLIES.len()]
     }
 }

@@ -19,13 +19,13 @@ use leasehold::{Direction, Governor, Limit, Limits, Scope};
 fn no_amount_of_reserving_closes_a_streams_account() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
-    for bytes in [1 << 62, 1 << 63] {
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
+    for bytes in [1 << 61, 1 << 62, 1 << 63] {
         let refused = stream.try_reserve(bytes).unwrap_err();
         assert_eq!(refused.refused().unwrap().scope(), Scope::Stream);
     }
     for _ in 0..8 {
-        drop(stream.try_reserve(1 << 61).unwrap());
+        drop(stream.try_reserve(1 << 60).unwrap());
     }
     assert_eq!(stream.usage().memory, 0);
     drop(stream.try_lease_owned(512).unwrap());
@@ -42,7 +42,7 @@ fn no_amount_of_reserving_closes_a_streams_account() {
 fn a_stream_that_reserved_more_than_a_word_holds_in_all_uses_nothing() {
     let governor = Governor::new(Limits::unlimited().stream(scope().memory(1 << 41))).unwrap();
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
     for _ in 0..1 << 12 {
         drop(stream.try_reserve(1 << 41).unwrap());
     }
@@ -73,12 +73,12 @@ impl Wake for Flag {
 fn a_waker_that_panics_costs_no_memory_and_no_wake_up() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().peer("alice").class("public").try_admit().unwrap();
-    let (mut first, mut second) = (guard.revoked(), guard.revoked());
+    let (mut first, mut second) = (guard.handle().revoked(), guard.handle().revoked());
     let flag = Arc::new(Flag::default());
     let (bomb, waker) = (Arc::new(Bomb).into(), flag.clone().into());
     assert!(Pin::new(&mut first).poll(&mut Context::from_waker(&bomb)).is_pending());
     assert!(Pin::new(&mut second).poll(&mut Context::from_waker(&waker)).is_pending());
-    let large = guard.try_lease_owned(1 << 20).unwrap();
+    let large = guard.handle().try_lease_owned(1 << 20).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| drop(guard))).is_err());
     assert!(flag.0.load(Ordering::SeqCst), "the second waiter was not woken");
     assert_nothing_left(&governor);
@@ -95,7 +95,7 @@ struct Looker {
 impl Wake for Looker {
     fn wake(self: Arc<Self>) {
         let snapshot = self.governor.snapshot();
-        let left = snapshot.arena.in_use_bytes as usize + snapshot.peers.len();
+        let left = snapshot.arena.in_use_bytes as usize + snapshot.rows(Scope::Peer).count();
         self.in_use.store(left, Ordering::SeqCst);
     }
 }
@@ -104,10 +104,10 @@ impl Wake for Looker {
 fn a_waker_sees_the_close_completed() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().peer("alice").try_admit().unwrap();
-    let _large = guard.try_lease_owned(1 << 20).unwrap();
+    let _large = guard.handle().try_lease_owned(1 << 20).unwrap();
     let in_use = AtomicUsize::new(usize::MAX);
     let looker = Arc::new(Looker { governor: governor.clone(), in_use });
-    let mut revoked = guard.revoked();
+    let mut revoked = guard.handle().revoked();
     let waker = looker.clone().into();
     assert!(Pin::new(&mut revoked).poll(&mut Context::from_waker(&waker)).is_pending());
     drop(guard);
@@ -127,7 +127,7 @@ fn of_two_closers_one_hears_that_it_is_closed_already() {
                 gate.wait();
                 usize::from(handle.close().is_ok())
             };
-            let closers = handles.map(|handle| threads.spawn(move || close(handle)));
+            let closers = handles.map(|handle| threads.spawn(move || close(handle.clone())));
             closers.into_iter().map(|closer| closer.join().unwrap()).sum()
         });
         assert_eq!(closed, 1);
@@ -155,7 +155,7 @@ fn limits_set_at_once_agree_with_the_arenas_bounds() {
                 });
             }
         });
-        let Limit::Max(memory) = governor.snapshot().system.limits.memory else {
+        let Limit::Max(memory) = governor.snapshot().scope(Scope::System).limits.memory else {
             panic!("one of the two limits is in force");
         };
         let guard = governor.inbound().try_admit().unwrap();
@@ -183,7 +183,7 @@ fn nobody_is_refused_while_pages_are_given_back() {
                 for _ in 0..200 {
                     // Under half of the limit each, so there is always room for both.
                     let leases: Vec<_> = (0..(3 * MIB) as usize / len)
-                        .map(|_| guard.try_lease_owned(len).unwrap())
+                        .map(|_| guard.handle().try_lease_owned(len).unwrap())
                         .collect();
                     // One block of each slab stays while the rest goes.
                     let kept: Vec<_> =

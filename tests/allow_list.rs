@@ -49,7 +49,10 @@ fn from<'a>(governor: &'a Governor, address: &str) -> Admission<'a> {
 #[track_caller]
 fn connections(governor: &Governor) -> (u64, u64) {
     let snapshot = assert_adds_up(governor);
-    (snapshot.system.usage.connections(), snapshot.allowlisted_system.usage.connections())
+    (
+        snapshot.scope(Scope::System).usage.connections(),
+        snapshot.scope(Scope::AllowlistedSystem).usage.connections(),
+    )
 }
 
 #[track_caller]
@@ -123,7 +126,7 @@ fn an_ipv4_address_in_ipv6_form_is_the_ipv4_address() {
     assert_eq!(connections(&governor), (0, 1));
     assert_system_is_full(from(&governor, "::ffff:198.51.100.1"), &governor);
     // Later too, when the connection is asked again where it comes from.
-    guard.bind_peer("alice").unwrap();
+    guard.handle().bind_peer("alice").unwrap();
     assert_eq!(connections(&governor), (0, 1));
 }
 
@@ -168,15 +171,15 @@ fn a_rule_with_both_lets_the_peer_in_from_the_network_only() {
 fn who_is_let_in_for_now_is_transient_and_stays_once_it_is_the_peer() {
     let governor = governor(full(alice_in_network()));
     let guard = from(&governor, LISTED).try_admit().unwrap();
-    let _reserved = guard.try_reserve(1000).unwrap();
+    let _reserved = guard.handle().try_reserve(1000).unwrap();
     let snapshot = assert_adds_up(&governor);
-    assert_eq!(snapshot.allowlisted_transient.usage.connections(), 1);
-    assert_eq!(snapshot.allowlisted_transient.usage.memory, 1000);
-    guard.bind_peer("alice").unwrap();
+    assert_eq!(snapshot.scope(Scope::AllowlistedTransient).usage.connections(), 1);
+    assert_eq!(snapshot.scope(Scope::AllowlistedTransient).usage.memory, 1000);
+    guard.handle().bind_peer("alice").unwrap();
     let snapshot = assert_adds_up(&governor);
-    assert_eq!(snapshot.allowlisted_transient.usage, Default::default());
-    assert_eq!(snapshot.allowlisted_system.usage.memory, 1000);
-    assert_eq!(snapshot.system.usage, Default::default());
+    assert_eq!(snapshot.scope(Scope::AllowlistedTransient).usage, Default::default());
+    assert_eq!(snapshot.scope(Scope::AllowlistedSystem).usage.memory, 1000);
+    assert_eq!(snapshot.scope(Scope::System).usage, Default::default());
     assert_eq!(of_peer(&snapshot, "alice").memory, 1000);
 }
 
@@ -190,21 +193,21 @@ fn who_is_let_in_for_now_moves_with_all_it_has_once_it_is_another() {
     let guard = from(&governor, LISTED).class("public").try_admit().unwrap();
     let lease = guard.try_lease(4096).unwrap();
     drop(guard.try_lease(512).unwrap());
-    let stream = guard.try_open_stream(Direction::Outbound).unwrap();
+    let stream = guard.handle().try_open_stream(Direction::Outbound).unwrap();
     stream.bind_class("mail").unwrap();
     let reserved = stream.try_reserve(1000).unwrap();
-    let before = assert_adds_up(&governor).allowlisted_system.usage;
-    assert_eq!(assert_adds_up(&governor).system.usage, Default::default());
+    let before = assert_adds_up(&governor).scope(Scope::AllowlistedSystem).usage;
+    assert_eq!(assert_adds_up(&governor).scope(Scope::System).usage, Default::default());
 
     governor.set_limits(limits(1)).unwrap();
-    guard.bind_peer("bob").unwrap();
+    guard.handle().bind_peer("bob").unwrap();
     let after = assert_adds_up(&governor);
-    assert_eq!(after.system.usage, before);
+    assert_eq!(after.scope(Scope::System).usage, before);
     assert_eq!(of_peer(&after, "bob"), before);
     assert_eq!(of_class(&after, "public"), before);
     assert_eq!(of_class(&after, "mail").memory, 1000);
-    assert_eq!(after.allowlisted_system.usage, Default::default());
-    assert_eq!(after.allowlisted_transient.usage, Default::default());
+    assert_eq!(after.scope(Scope::AllowlistedSystem).usage, Default::default());
+    assert_eq!(after.scope(Scope::AllowlistedTransient).usage, Default::default());
     drop((lease, reserved, stream));
     drop(guard);
     assert_nothing_left(&governor);
@@ -216,13 +219,13 @@ fn who_is_let_in_for_now_is_refused_as_another_where_there_is_no_room_and_nothin
     let guard = from(&governor, LISTED).class("public").try_admit().unwrap();
     let _lease = guard.try_lease(4096).unwrap();
     let before = now(&governor);
-    let error = guard.bind_peer("bob").unwrap_err();
+    let error = guard.handle().bind_peer("bob").unwrap_err();
     let refused = error.refused().unwrap();
     assert_eq!((refused.scope(), refused.resource()), (Scope::System, Resource::Connections));
     assert_eq!(now(&governor), before);
-    assert_eq!(guard.usage().peer, None);
+    assert_eq!(guard.handle().usage().unwrap().peer, None);
     // It is nobody yet, and can still turn out to be the one it was let in for.
-    guard.bind_peer("alice").unwrap();
+    guard.handle().bind_peer("alice").unwrap();
     assert_eq!(connections(&governor), (0, 1));
 }
 
@@ -238,15 +241,15 @@ fn who_moves_to_the_ordinary_scopes_is_counted_by_its_address_again() {
     let guard = from(&governor, LISTED).try_admit().unwrap();
     let second = from(&governor, LISTED).try_admit().unwrap();
     governor.set_limits(limits(10)).unwrap();
-    guard.bind_peer("bob").unwrap();
+    guard.handle().bind_peer("bob").unwrap();
     assert_eq!(connections(&governor), (1, 1));
     let before = now(&governor);
-    let error = second.bind_peer("bob").unwrap_err();
+    let error = second.handle().bind_peer("bob").unwrap_err();
     let refused = error.refused().unwrap();
     assert_eq!((refused.scope(), refused.in_use()), (Scope::Subnet, 1));
     assert_eq!(now(&governor), before);
     drop(guard);
-    second.bind_peer("bob").unwrap();
+    second.handle().bind_peer("bob").unwrap();
     drop(second);
     // Nobody is counted any more: one, and no second, is admitted as bob.
     let _again = from(&governor, LISTED).peer("bob").try_admit().unwrap();
@@ -314,18 +317,18 @@ fn memory_beyond_the_ordinary_system_moves_the_connection_over() {
         for len in [4096, 100_000] {
             let (governor, guard) = at_the_limit(peer);
             let _first = guard.try_lease(4096).unwrap();
-            let _second = guard.try_reserve(4096).unwrap();
+            let _second = guard.handle().try_reserve(4096).unwrap();
             let before = now(&governor);
             assert_eq!(before.system.memory, 8 * KIB);
             let _beyond = guard.try_lease(len).unwrap();
             let after = assert_adds_up(&governor);
-            assert_eq!(after.system.usage, Default::default(), "all of it moves");
-            assert_eq!(after.transient.usage, Default::default());
-            let moved = after.allowlisted_system.usage;
+            assert_eq!(after.scope(Scope::System).usage, Default::default(), "all of it moves");
+            assert_eq!(after.scope(Scope::Transient).usage, Default::default());
+            let moved = after.scope(Scope::AllowlistedSystem).usage;
             assert!(moved.memory >= 8 * KIB + len as u64);
             assert_eq!((moved.connections(), moved.fds), (1, 1));
             let transient = if peer.is_none() { moved } else { Default::default() };
-            assert_eq!(after.allowlisted_transient.usage, transient);
+            assert_eq!(after.scope(Scope::AllowlistedTransient).usage, transient);
             assert_eq!(of_class(&after, "public"), moved);
             assert_eq!(counts(&after.refusals), []);
         }
@@ -336,7 +339,7 @@ fn memory_beyond_the_ordinary_system_moves_the_connection_over() {
 fn a_reservation_beyond_the_ordinary_system_moves_the_connection_over() {
     for peer in [None, Some("alice")] {
         let (governor, guard) = at_the_limit(peer);
-        let mut reserved = guard.try_reserve(8 * KIB).unwrap();
+        let mut reserved = guard.handle().try_reserve(8 * KIB).unwrap();
         reserved.resize(8 * KIB + 1).unwrap();
         let after = now(&governor);
         assert_eq!((after.system.memory, after.allowlisted_system.memory), (0, 8 * KIB + 1));
@@ -349,10 +352,10 @@ fn a_reservation_beyond_the_ordinary_system_moves_the_connection_over() {
 fn a_stream_beyond_the_ordinary_system_moves_the_connection_over() {
     for peer in [None, Some("alice")] {
         let (governor, guard) = at_the_limit(peer);
-        let first = guard.try_open_stream(Direction::Inbound).unwrap();
+        let first = guard.handle().try_open_stream(Direction::Inbound).unwrap();
         let _held = first.try_reserve(1000).unwrap();
         assert_eq!(now(&governor).system.streams(), 1);
-        let _second = guard.try_open_stream(Direction::Outbound).unwrap();
+        let _second = guard.handle().try_open_stream(Direction::Outbound).unwrap();
         let after = now(&governor);
         assert_eq!(after.system, Default::default());
         assert_eq!(after.allowlisted_system.streams(), 2);
@@ -365,9 +368,9 @@ fn what_the_transient_scope_refuses_moves_the_connection_over_too() {
     let limits = Limits::unlimited().transient(scope().memory(1000)).allow(network());
     let governor = governor(limits);
     let guard = from(&governor, LISTED).try_admit().unwrap();
-    let _within = guard.try_reserve(1000).unwrap();
+    let _within = guard.handle().try_reserve(1000).unwrap();
     assert_eq!(connections(&governor), (1, 0));
-    let _beyond = guard.try_reserve(1).unwrap();
+    let _beyond = guard.handle().try_reserve(1).unwrap();
     assert_eq!(connections(&governor), (0, 1));
     assert_eq!(now(&governor).allowlisted_transient.memory, 1001);
 }
@@ -376,9 +379,9 @@ fn what_the_transient_scope_refuses_moves_the_connection_over_too() {
 fn who_is_not_listed_moves_nowhere() {
     let (governor, _guard) = at_the_limit(None);
     let guard = from(&governor, OTHER).try_admit().unwrap();
-    let _all = guard.try_reserve(8 * KIB).unwrap();
+    let _all = guard.handle().try_reserve(8 * KIB).unwrap();
     let before = now(&governor);
-    let error = guard.try_reserve(1).unwrap_err();
+    let error = guard.handle().try_reserve(1).unwrap_err();
     assert_eq!(error.refused().unwrap().scope(), Scope::System);
     assert!(guard.try_lease(1).is_err());
     assert_eq!(now(&governor), before);
@@ -404,7 +407,7 @@ fn the_list_helps_against_no_other_scope() {
         (&mail, 501, Scope::ClassPeer),
         (&plain, 3001, Scope::Connection),
     ] {
-        let error = guard.try_reserve(bytes).unwrap_err();
+        let error = guard.handle().try_reserve(bytes).unwrap_err();
         assert_eq!(error.refused().unwrap().scope(), scope);
     }
     let error = from(&governor, LISTED).peer("alice").try_admit().unwrap_err();
@@ -420,16 +423,16 @@ fn where_both_systems_are_full_the_ordinary_one_is_named_and_nothing_changes() {
         .allow(network());
     let governor = governor(limits);
     let ordinary = from(&governor, LISTED).try_admit().unwrap();
-    let _held = ordinary.try_reserve(1000).unwrap();
+    let _held = ordinary.handle().try_reserve(1000).unwrap();
     let allowed = from(&governor, LISTED).try_admit().unwrap();
-    let _allowed = allowed.try_reserve(500).unwrap();
+    let _allowed = allowed.handle().try_reserve(500).unwrap();
     assert_eq!(connections(&governor), (1, 1));
     let before = now(&governor);
     let error = from(&governor, LISTED).try_admit().unwrap_err();
     let refused = error.refused().unwrap();
     assert_eq!((refused.scope(), refused.resource()), (Scope::System, Resource::Connections));
     // The thousand it has and one more would be too much over there as well.
-    let error = ordinary.try_reserve(1).unwrap_err();
+    let error = ordinary.handle().try_reserve(1).unwrap_err();
     assert_eq!(error.refused().unwrap().scope(), Scope::System);
     assert_eq!(now(&governor), before);
     let rows = [
@@ -444,15 +447,15 @@ fn who_has_fallen_back_is_held_to_the_limits_over_there() {
     let limits = full(network()).allowlisted_system(scope().memory(1000).streams(1));
     let governor = governor(limits);
     let guard = from(&governor, LISTED).try_admit().unwrap();
-    let _all = guard.try_reserve(1000).unwrap();
-    let error = guard.try_reserve(1).unwrap_err();
+    let _all = guard.handle().try_reserve(1000).unwrap();
+    let error = guard.handle().try_reserve(1).unwrap_err();
     let refused = error.refused().unwrap();
     assert_eq!(
         (refused.scope(), refused.limit(), refused.in_use(), refused.requested()),
         (Scope::AllowlistedSystem, Limit::Max(1000), 1000, 1)
     );
-    let _stream = guard.try_open_stream(Direction::Inbound).unwrap();
-    let error = guard.try_open_stream(Direction::Inbound).unwrap_err();
+    let _stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
+    let error = guard.handle().try_open_stream(Direction::Inbound).unwrap_err();
     assert_eq!(error.refused().unwrap().scope(), Scope::AllowlistedSystem);
 }
 
@@ -463,7 +466,7 @@ fn the_transient_scope_of_the_listed_bounds_those_whose_peer_is_not_known() {
     let first = from(&governor, LISTED).try_admit().unwrap();
     assert_system_is_full(from(&governor, LISTED), &governor);
     let _known = from(&governor, LISTED).peer("alice").try_admit().unwrap();
-    first.bind_peer("bob").unwrap();
+    first.handle().bind_peer("bob").unwrap();
     let _second = from(&governor, LISTED).try_admit().unwrap();
     assert_eq!(connections(&governor), (0, 3));
 }
@@ -478,21 +481,21 @@ fn everything_is_given_back_as_the_guard_drops_but_what_is_pinned() {
             None => admission,
         };
         let guard = admission.try_admit().unwrap();
-        let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+        let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
         stream.bind_class("mail").unwrap();
         let reserved = stream.try_reserve(300).unwrap();
         let owned = stream.try_lease_owned(4096).unwrap();
-        let pinned = guard.try_lease_owned(512).unwrap().into_pinned().unwrap();
+        let pinned = guard.handle().try_lease_owned(512).unwrap().into_pinned().unwrap();
         drop(guard.try_lease(2048).unwrap());
-        let large = guard.try_lease_owned(100_000).unwrap();
+        let large = guard.handle().try_lease_owned(100_000).unwrap();
         assert_adds_up(&governor);
         drop(guard);
         let snapshot = assert_adds_up(&governor);
-        let left = snapshot.allowlisted_system.usage;
+        let left = snapshot.scope(Scope::AllowlistedSystem).usage;
         assert_eq!((left.memory, left.connections(), left.streams(), left.fds), (512, 0, 0, 0));
-        assert_eq!(snapshot.allowlisted_transient.usage, Default::default());
-        assert_eq!((snapshot.classes, snapshot.class_peers), (vec![], vec![]));
-        assert_eq!(snapshot.system.usage, Default::default());
+        assert_eq!(snapshot.scope(Scope::AllowlistedTransient).usage, Default::default());
+        assert_eq!(snapshot.rows(Scope::Class).chain(snapshot.rows(Scope::ClassPeer)).count(), 0);
+        assert_eq!(snapshot.scope(Scope::System).usage, Default::default());
         assert_eq!(snapshot.totals.orphaned_bytes, 512);
         drop(pinned);
         assert_nothing_left(&governor);
@@ -509,14 +512,14 @@ fn what_moved_over_is_given_back_over_there() {
         bytes::BufMut::put_slice(&mut lease, &[7; 4096]);
         lease.freeze()
     };
-    let lease = guard.try_lease_owned(4096).unwrap();
-    let beyond = guard.try_lease_owned(4096).unwrap();
+    let lease = guard.handle().try_lease_owned(4096).unwrap();
+    let beyond = guard.handle().try_lease_owned(4096).unwrap();
     assert_eq!(connections(&governor), (0, 1));
     drop(lease);
     drop(beyond);
     drop(guard);
     let snapshot = assert_adds_up(&governor);
-    assert_eq!(snapshot.allowlisted_system.usage.memory, 4 * KIB);
+    assert_eq!(snapshot.scope(Scope::AllowlistedSystem).usage.memory, 4 * KIB);
     assert_eq!(of_peer(&snapshot, "alice").memory, 4 * KIB);
     drop(frozen);
     assert_nothing_left(&governor);
@@ -539,14 +542,15 @@ fn the_arena_has_room_for_both_systems() {
     let governor = of_blocks(limits(network()));
     let fill = |address| {
         let guard = from(&governor, address).try_admit().unwrap();
-        let leases: Vec<_> = (0..64).map(|_| guard.try_lease_owned(BLOCK).unwrap()).collect();
+        let leases: Vec<_> =
+            (0..64).map(|_| guard.handle().try_lease_owned(BLOCK).unwrap()).collect();
         (guard, leases)
     };
     let ordinary = fill(OTHER);
     let allowed = fill(LISTED);
     let snapshot = assert_adds_up(&governor);
-    assert_eq!(snapshot.system.usage.memory, 4 * MIB);
-    assert_eq!(snapshot.allowlisted_system.usage.memory, 4 * MIB);
+    assert_eq!(snapshot.scope(Scope::System).usage.memory, 4 * MIB);
+    assert_eq!(snapshot.scope(Scope::AllowlistedSystem).usage.memory, 4 * MIB);
     for (guard, scope) in [(&ordinary.0, Scope::System), (&allowed.0, Scope::AllowlistedSystem)] {
         assert_eq!(guard.try_lease(1).unwrap_err().refused().unwrap().scope(), scope);
     }
@@ -563,7 +567,7 @@ fn the_arena_has_room_for_who_is_there_after_the_list_is_taken_back() {
     let guard = from(&governor, LISTED).try_admit().unwrap();
     governor.set_limits(limits(AllowList::new())).unwrap();
     let lease = |nth| {
-        let leased = guard.try_lease_owned(BLOCK);
+        let leased = guard.handle().try_lease_owned(BLOCK);
         leased.unwrap_or_else(|error| panic!("{nth} of 128: {error}"))
     };
     let _leases: Vec<_> = (0..128).map(lease).collect();
@@ -580,7 +584,7 @@ fn a_list_can_be_put_in_force_and_taken_back_at_run_time() {
     assert_system_is_full(from(&governor, LISTED), &governor);
     // Who is there stays, and goes as it came.
     assert_eq!(connections(&governor), (0, 1));
-    let lease = guard.try_lease_owned(512).unwrap();
+    let lease = guard.handle().try_lease_owned(512).unwrap();
     drop((lease, guard));
     assert_nothing_left(&governor);
 }
@@ -589,8 +593,8 @@ fn a_list_can_be_put_in_force_and_taken_back_at_run_time() {
 fn a_listed_connection_that_was_bound_does_not_forget_whom_it_was_let_in_for() {
     let governor = governor(full(alice_in_network()));
     let guard = from(&governor, LISTED).try_admit().unwrap();
-    guard.bind_peer("alice").unwrap();
-    assert_eq!(guard.bind_peer("bob").unwrap_err(), BindError::AlreadyBound);
+    guard.handle().bind_peer("alice").unwrap();
+    assert_eq!(guard.handle().bind_peer("bob").unwrap_err(), BindError::AlreadyBound);
     assert_eq!(connections(&governor), (0, 1));
 }
 
@@ -604,10 +608,10 @@ fn what_the_listed_keep_idle_keeps_no_other_listed_one_from_moving_over() {
     let hoarder = from(&governor, LISTED).try_admit().unwrap();
     make_idle(&hoarder, 4096, 8);
     let snapshot = assert_adds_up(&governor);
-    assert_eq!(snapshot.allowlisted_system.usage.memory, 32 * KIB);
+    assert_eq!(snapshot.scope(Scope::AllowlistedSystem).usage.memory, 32 * KIB);
     assert_eq!(snapshot.totals.cached_bytes, 32 * KIB);
     let guard = from(&governor, LISTED).try_admit().unwrap();
-    let _beyond = guard.try_reserve(8 * KIB).unwrap();
+    let _beyond = guard.handle().try_reserve(8 * KIB).unwrap();
     assert_eq!(now(&governor).allowlisted_system.memory, 8 * KIB);
 }
 
@@ -629,12 +633,12 @@ fn what_would_fit_among_the_listed_is_not_said_to_fit_never() {
         .allow(network());
     let governor = governor(limits);
     let filler = from(&governor, LISTED).try_admit().unwrap();
-    let all = filler.try_reserve(5000).unwrap();
+    let all = filler.handle().try_reserve(5000).unwrap();
     let guard = from(&governor, LISTED).try_admit().unwrap();
-    let error = guard.try_reserve(2000).unwrap_err();
+    let error = guard.handle().try_reserve(2000).unwrap_err();
     assert!(matches!(error, LeaseError::Refused(_)), "{error}");
     drop(all);
-    let _now_it_fits = guard.try_reserve(2000).unwrap();
+    let _now_it_fits = guard.handle().try_reserve(2000).unwrap();
 }
 
 /// No scope has refused what the arena cannot give.

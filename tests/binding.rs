@@ -3,7 +3,10 @@
 
 mod common;
 
-use common::{KIB, assert_adds_up, assert_nothing_left, charges, governor, scope};
+use common::{
+    KIB, assert_adds_up, assert_nothing_left, charges, class_of, governor, of_class, only_row,
+    scope,
+};
 use leasehold::{
     BindError, ConnectionGuard, Direction, Governor, LeaseError, Limits, PeerKey, Resource, Scope,
     Usage,
@@ -22,11 +25,11 @@ fn work(guard: &ConnectionGuard) -> Busy<'_> {
     drop(guard.try_lease(4096).unwrap());
     Busy {
         lease: guard.try_lease(2048).unwrap(),
-        owned: guard.try_lease_owned(100_000).unwrap(),
-        reservation: guard.try_reserve(1000).unwrap(),
+        owned: guard.handle().try_lease_owned(100_000).unwrap(),
+        reservation: guard.handle().try_reserve(1000).unwrap(),
         streams: [
-            guard.try_open_stream(Direction::Inbound).unwrap(),
-            guard.try_open_stream(Direction::Outbound).unwrap(),
+            guard.handle().try_open_stream(Direction::Inbound).unwrap(),
+            guard.handle().try_open_stream(Direction::Outbound).unwrap(),
         ],
     }
 }
@@ -37,18 +40,18 @@ fn binding_moves_everything_from_transient_to_the_peer() {
     let guard = governor.outbound().class("public").weight(50).try_admit().unwrap();
     let busy = work(&guard);
     let before = assert_adds_up(&governor);
-    assert_eq!(before.transient.usage, before.system.usage);
-    assert_eq!(guard.usage().peer, None);
+    assert_eq!(before.scope(Scope::Transient).usage, before.scope(Scope::System).usage);
+    assert_eq!(guard.handle().usage().unwrap().peer, None);
 
-    guard.bind_peer("alice").unwrap();
+    guard.handle().bind_peer("alice").unwrap();
     let after = assert_adds_up(&governor);
-    assert_eq!(after.system.usage, before.system.usage);
-    assert_eq!(after.transient.usage, Usage::default());
-    assert_eq!(after.peers.len(), 1);
-    assert_eq!(after.peers[0].peer, PeerKey::new("alice").unwrap());
-    assert_eq!(after.peers[0].row.usage, before.system.usage);
-    assert_eq!(after.classes[0].row.usage, before.system.usage);
-    assert_eq!(guard.usage().peer, Some(PeerKey::new("alice").unwrap()));
+    assert_eq!(after.scope(Scope::System).usage, before.scope(Scope::System).usage);
+    assert_eq!(after.scope(Scope::Transient).usage, Usage::default());
+    assert_eq!(after.rows(Scope::Peer).count(), 1);
+    assert_eq!(only_row(&after, Scope::Peer).peer, PeerKey::new("alice").ok());
+    assert_eq!(only_row(&after, Scope::Peer).usage, before.scope(Scope::System).usage);
+    assert_eq!(only_row(&after, Scope::Class).usage, before.scope(Scope::System).usage);
+    assert_eq!(guard.handle().usage().unwrap().peer, Some(PeerKey::new("alice").unwrap()));
     drop(busy);
     drop(guard);
     assert_nothing_left(&governor);
@@ -59,13 +62,13 @@ fn binding_twice_is_an_error_that_changes_nothing() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
     let busy = work(&guard);
-    guard.bind_peer("alice").unwrap();
+    guard.handle().bind_peer("alice").unwrap();
     let before = charges(&assert_adds_up(&governor));
-    assert_eq!(guard.bind_peer("bob").unwrap_err(), BindError::AlreadyBound);
-    assert_eq!(guard.bind_peer("alice").unwrap_err(), BindError::AlreadyBound);
+    assert_eq!(guard.handle().bind_peer("bob").unwrap_err(), BindError::AlreadyBound);
+    assert_eq!(guard.handle().bind_peer("alice").unwrap_err(), BindError::AlreadyBound);
     assert_eq!(charges(&assert_adds_up(&governor)), before);
     let early = governor.inbound().peer("carol").try_admit().unwrap();
-    assert_eq!(early.bind_peer("carol").unwrap_err(), BindError::AlreadyBound);
+    assert_eq!(early.handle().bind_peer("carol").unwrap_err(), BindError::AlreadyBound);
     drop(busy);
 }
 
@@ -73,9 +76,9 @@ fn binding_twice_is_an_error_that_changes_nothing() {
 fn binding_after_a_close_is_an_error_that_changes_nothing() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    governor.close(guard.id()).unwrap();
+    guard.handle().close().unwrap();
     let before = charges(&assert_adds_up(&governor));
-    assert_eq!(guard.bind_peer("alice").unwrap_err(), BindError::Closed);
+    assert_eq!(guard.handle().bind_peer("alice").unwrap_err(), BindError::Closed);
     assert_eq!(charges(&assert_adds_up(&governor)), before);
     assert!(before.peers.is_empty());
 }
@@ -84,13 +87,13 @@ fn binding_after_a_close_is_an_error_that_changes_nothing() {
 fn a_peer_key_that_is_too_long_is_an_error_that_changes_nothing() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let error = guard.bind_peer([7; 65]).unwrap_err();
+    let error = guard.handle().bind_peer([7; 65]).unwrap_err();
     assert!(matches!(error, BindError::NameTooLong(name) if name.len() == 65));
-    assert!(governor.snapshot().peers.is_empty());
-    guard.bind_peer([7; 64]).unwrap();
+    assert_eq!(governor.snapshot().rows(Scope::Peer).count(), 0);
+    guard.handle().bind_peer([7; 64]).unwrap();
     let other = governor.inbound().try_admit().unwrap();
-    other.bind_peer("").unwrap();
-    assert_eq!(governor.snapshot().peers.len(), 2);
+    other.handle().bind_peer("").unwrap();
+    assert_eq!(governor.snapshot().rows(Scope::Peer).count(), 2);
 }
 
 #[test]
@@ -108,22 +111,22 @@ fn a_refused_bind_changes_nothing_and_may_be_tried_again() {
         let governor = governor(Limits::unlimited().peer(limits));
         let first = governor.inbound().peer("alice").try_admit().unwrap();
         let _streams = [
-            first.try_open_stream(Direction::Inbound).unwrap(),
-            first.try_open_stream(Direction::Outbound).unwrap(),
+            first.handle().try_open_stream(Direction::Inbound).unwrap(),
+            first.handle().try_open_stream(Direction::Outbound).unwrap(),
         ];
         let guard = governor.inbound().try_admit().unwrap();
         let busy = work(&guard);
         // What is idle may go: it is no part of what has to stay as it was.
-        guard.trim();
+        guard.handle().trim();
         let before = charges(&assert_adds_up(&governor));
-        let error = guard.bind_peer("alice").unwrap_err();
+        let error = guard.handle().bind_peer("alice").unwrap_err();
         let refused = error.refused().unwrap_or_else(|| panic!("{resource}: {error}"));
         assert_eq!((refused.scope(), refused.resource()), (Scope::Peer, resource));
         assert_eq!(charges(&assert_adds_up(&governor)), before, "{resource}");
-        assert_eq!(guard.usage().peer, None);
+        assert_eq!(guard.handle().usage().unwrap().peer, None);
         governor.set_limits(Limits::unlimited()).unwrap();
-        guard.bind_peer("alice").unwrap();
-        assert_eq!(governor.snapshot().transient.usage, Usage::default());
+        guard.handle().bind_peer("alice").unwrap();
+        assert_eq!(governor.snapshot().scope(Scope::Transient).usage, Usage::default());
         drop(busy);
     }
 }
@@ -134,7 +137,7 @@ fn the_transient_limit_is_free_again_after_binding() {
     let first = governor.inbound().try_admit().unwrap();
     let error = governor.inbound().try_admit().unwrap_err();
     assert_eq!(error.refused().unwrap().scope(), Scope::Transient);
-    first.bind_peer("alice").unwrap();
+    first.handle().bind_peer("alice").unwrap();
     let second = governor.inbound().try_admit().unwrap();
     assert!(governor.inbound().try_admit().is_err());
     // Who is known beforehand is never transient.
@@ -147,13 +150,13 @@ fn the_transient_limit_is_free_again_after_binding() {
 fn what_is_charged_after_binding_comes_off_the_peer() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let before_bind = guard.try_lease_owned(4096).unwrap();
-    guard.bind_peer("alice").unwrap();
-    let after_bind = guard.try_lease_owned(100_000).unwrap();
+    let before_bind = guard.handle().try_lease_owned(4096).unwrap();
+    guard.handle().bind_peer("alice").unwrap();
+    let after_bind = guard.handle().try_lease_owned(100_000).unwrap();
     drop((before_bind, after_bind));
-    guard.trim();
-    assert_eq!(governor.snapshot().peers[0].row.usage.memory, 0);
-    assert_eq!(governor.snapshot().transient.usage, Usage::default());
+    guard.handle().trim();
+    assert_eq!(only_row(&governor.snapshot(), Scope::Peer).usage.memory, 0);
+    assert_eq!(governor.snapshot().scope(Scope::Transient).usage, Usage::default());
 }
 
 #[test]
@@ -161,14 +164,14 @@ fn a_peer_exists_as_long_as_anything_is_charged_to_it() {
     let governor = Governor::unlimited();
     let first = governor.inbound().peer("alice").try_admit().unwrap();
     let second = governor.inbound().try_admit().unwrap();
-    second.bind_peer("alice").unwrap();
-    assert_eq!(governor.snapshot().peers.len(), 1);
-    assert_eq!(governor.snapshot().peers[0].row.usage.connections(), 2);
-    let pinned = first.try_lease_owned(512).unwrap().into_pinned().unwrap();
+    second.handle().bind_peer("alice").unwrap();
+    assert_eq!(governor.snapshot().rows(Scope::Peer).count(), 1);
+    assert_eq!(only_row(&governor.snapshot(), Scope::Peer).usage.connections(), 2);
+    let pinned = first.handle().try_lease_owned(512).unwrap().into_pinned().unwrap();
     drop((first, second));
-    assert_eq!(governor.snapshot().peers[0].row.usage.memory, 512);
+    assert_eq!(only_row(&governor.snapshot(), Scope::Peer).usage.memory, 512);
     drop(pinned);
-    assert!(governor.snapshot().peers.is_empty());
+    assert_eq!(governor.snapshot().rows(Scope::Peer).count(), 0);
 }
 
 #[test]
@@ -188,13 +191,14 @@ fn a_class_is_a_second_parent_with_limits_of_its_own() {
     let _third = admit("third").unwrap();
     let _plain = governor.inbound().peer("alice").try_admit().unwrap();
 
-    let _most = first.try_reserve(9 * KIB).unwrap();
+    let _most = first.handle().try_reserve(9 * KIB).unwrap();
     let error = first.try_lease(2048).unwrap_err();
     assert_eq!(error.refused().unwrap().scope(), Scope::Class);
-    assert!(matches!(first.try_reserve(11 * KIB), Err(LeaseError::NeverFits(_))));
-    let names: Vec<_> = governor.snapshot().classes.iter().map(|c| c.name.to_string()).collect();
+    assert!(matches!(first.handle().try_reserve(11 * KIB), Err(LeaseError::NeverFits(_))));
+    let snapshot = governor.snapshot();
+    let names: Vec<_> = snapshot.rows(Scope::Class).map(class_of).collect();
     assert_eq!(names, ["other", "public", "third"]);
-    assert_eq!(governor.snapshot().classes[1].row.usage.memory, 9 * KIB);
+    assert_eq!(of_class(&snapshot, "public").memory, 9 * KIB);
 }
 
 #[test]
@@ -215,8 +219,8 @@ fn a_snapshot_shows_limits_beside_use() {
     let governor = governor(limits);
     let _known = governor.inbound().peer("alice").class("public").try_admit().unwrap();
     let snapshot = governor.snapshot();
-    assert_eq!(snapshot.system.limits, scope().memory(64 * KIB));
-    assert_eq!(snapshot.transient.limits, scope().connections(7));
-    assert_eq!(snapshot.peers[0].row.limits, scope().connections(8));
-    assert_eq!(snapshot.classes[0].row.limits, scope().connections(9));
+    assert_eq!(snapshot.scope(Scope::System).limits, scope().memory(64 * KIB));
+    assert_eq!(snapshot.scope(Scope::Transient).limits, scope().connections(7));
+    assert_eq!(only_row(&snapshot, Scope::Peer).limits, scope().connections(8));
+    assert_eq!(only_row(&snapshot, Scope::Class).limits, scope().connections(9));
 }

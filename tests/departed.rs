@@ -4,7 +4,7 @@ mod common;
 
 use common::counting::{Counting, live_bytes};
 use common::{KIB, assert_adds_up, assert_nothing_left};
-use leasehold::{Closed, ConnectionGuard, Governor};
+use leasehold::{Closed, ConnectionGuard, Governor, Scope};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -38,13 +38,16 @@ fn crowd(count: usize, work: impl Fn(&ConnectionGuard)) -> (isize, isize) {
     for nth in 0..count {
         let guard = admit(&governor, nth);
         work(&guard);
-        ids.push(guard.id());
+        ids.push(guard.handle().id());
         guards.push(guard);
     }
     let peak = beside_the_arena(&governor) - before;
     {
         let snapshot = governor.snapshot();
-        assert_eq!((snapshot.peers.len(), snapshot.connections.len()), (count, count));
+        assert_eq!(
+            (snapshot.rows(Scope::Peer).count(), snapshot.connections.len()),
+            (count, count)
+        );
     }
     let last = guards.pop().unwrap();
     let last_id = ids.pop().unwrap();
@@ -58,7 +61,7 @@ fn crowd(count: usize, work: impl Fn(&ConnectionGuard)) -> (isize, isize) {
     }
     assert_eq!(governor.connection(last_id).unwrap().id(), last_id);
     let snapshot = assert_adds_up(&governor);
-    assert_eq!((snapshot.peers.len(), snapshot.connections.len()), (1, 1));
+    assert_eq!((snapshot.rows(Scope::Peer).count(), snapshot.connections.len()), (1, 1));
     drop(last);
     assert_nothing_left(&governor);
     (peak, left)
@@ -95,7 +98,7 @@ fn a_crowd_that_goes_idle_leaves_nothing_behind_the_one_that_does_not() {
     let last = admit(&governor, COUNT + 1);
     let _also_kept = last.try_lease(512).unwrap();
     for guard in &guards {
-        guard.trim();
+        guard.handle().trim();
     }
     let left = beside_the_arena(&governor) - before;
     println!("{COUNT} connections that were active and are idle: {left} bytes stay");
@@ -111,12 +114,12 @@ fn the_slabs_of_a_peak_leave_nothing() {
     let mut leases = Vec::with_capacity(COUNT);
     let before = live_bytes();
     // 12.2 GiB of addresses, of which no byte is touched.
-    leases.extend((0..COUNT).map(|_| guard.try_lease_owned(65536).unwrap()));
-    let kept: Vec<_> = (0..20).map(|_| other.try_lease_owned(65536).unwrap()).collect();
+    leases.extend((0..COUNT).map(|_| guard.handle().try_lease_owned(65536).unwrap()));
+    let kept: Vec<_> = (0..20).map(|_| other.handle().try_lease_owned(65536).unwrap()).collect();
     let peak = live_bytes() - before;
     leases.clear();
-    guard.trim();
-    other.trim();
+    guard.handle().trim();
+    other.handle().trim();
     let left = live_bytes() - before;
     println!("12,500 slabs: {peak} bytes of book-keeping; with the last one left: {left}");
     assert_eq!(kept.len(), 20);
@@ -131,15 +134,15 @@ fn the_leases_of_a_peak_leave_nothing_behind_the_one_that_is_kept() {
     drop(guard.try_lease(512).unwrap());
     let mut leases = Vec::with_capacity(COUNT);
     let before = beside_the_arena(&governor);
-    leases.extend((0..COUNT).map(|_| guard.try_lease_owned(512).unwrap()));
+    leases.extend((0..COUNT).map(|_| guard.handle().try_lease_owned(512).unwrap()));
     let kept = leases.pop();
     let peak = beside_the_arena(&governor) - before;
     leases.clear();
-    guard.trim();
+    guard.handle().trim();
     let left = beside_the_arena(&governor) - before;
     println!("{COUNT} leases of one connection: {peak} bytes; with the last one left: {left}");
     drop(kept);
-    guard.trim();
+    guard.handle().trim();
     let after = beside_the_arena(&governor) - before;
     println!("and with none left: {after}");
     assert!(after <= BOUND_BYTES, "{after} bytes stay for none");
@@ -152,11 +155,11 @@ fn those_who_wait_for_a_close_leave_nothing_when_they_give_up() {
     let governor = Governor::unlimited();
     let guard = admit(&governor, 0);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    let mut last = guard.revoked();
+    let mut last = guard.handle().revoked();
     let before = live_bytes();
     let mut waiting = Vec::with_capacity(100_000);
     let counted = live_bytes() - before;
-    waiting.extend((0..100_000).map(|_| guard.revoked()));
+    waiting.extend((0..100_000).map(|_| guard.handle().revoked()));
     for revoked in waiting.iter_mut().chain([&mut last]) {
         assert!(std::pin::Pin::new(revoked).poll(&mut context).is_pending());
     }
@@ -177,7 +180,7 @@ fn peers_that_come_and_go_leave_nothing() {
     let before = live_bytes();
     for nth in 0..200_000 {
         let guard = governor.inbound().class("public").try_admit().unwrap();
-        guard.bind_peer((nth as u64).to_le_bytes()).unwrap();
+        guard.handle().bind_peer((nth as u64).to_le_bytes()).unwrap();
         drop(guard);
     }
     let left = live_bytes() - before;

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use common::assert_adds_up;
 use common::counting::{Counting, live_bytes};
-use leasehold::{ConnectionGuard, Direction, Governor};
+use leasehold::{
+    ConnectionGuard, Direction, Governor, Limits, PrefixLimits, ScopeLimits, SubnetLimits,
+};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -45,22 +47,29 @@ fn each(count: usize, peers: Peers) -> f64 {
     for nth in 0..count as u64 {
         let peer = if peers == Peers::One { 0 } else { nth + 1 };
         let guard = governor.inbound().try_admit().unwrap();
-        guard.bind_peer(peer.to_le_bytes()).unwrap();
+        guard.handle().bind_peer(peer.to_le_bytes()).unwrap();
         for len in [512, 2048, 4096] {
             let leases: Vec<_> = (0..12).map(|_| guard.try_lease(len).unwrap()).collect();
             drop(leases);
         }
-        drop(guard.try_lease_owned(512).unwrap().into_pinned().unwrap());
-        drop(guard.try_open_stream(Direction::Inbound).unwrap().try_lease_owned(4096).unwrap());
+        drop(guard.handle().try_lease_owned(512).unwrap().into_pinned().unwrap());
+        drop(
+            guard
+                .handle()
+                .try_open_stream(Direction::Inbound)
+                .unwrap()
+                .try_lease_owned(4096)
+                .unwrap(),
+        );
         drop(guard.try_lease(100_000).unwrap());
-        drop(guard.try_reserve(1000).unwrap());
-        guard.trim();
+        drop(guard.handle().try_reserve(1000).unwrap());
+        guard.handle().trim();
         guards.push(guard);
     }
     let each = (live_bytes() - before) as f64 / count as f64;
     let snapshot = assert_adds_up(&governor);
     assert_eq!(snapshot.totals.cached_bytes, 0);
-    assert!(guards.iter().all(|guard| guard.usage().memory == 0));
+    assert!(guards.iter().all(|guard| guard.handle().usage().unwrap().memory == 0));
     each
 }
 
@@ -112,7 +121,7 @@ fn each_of_a_thousand(work: impl Fn(&Governor) -> ConnectionGuard) -> f64 {
 fn a_connection_that_comes_from_elsewhere_costs_no_more() {
     let each = each_of_a_thousand(|governor| {
         let guard = governor.inbound().remote(IpAddr::from([10, 0, 0, 1])).try_admit().unwrap();
-        guard.rebind_source(IpAddr::from([192, 0, 2, 1])).unwrap();
+        guard.handle().rebind_source(IpAddr::from([192, 0, 2, 1])).unwrap();
         guard
     });
     println!("1,000 connections behind a balancer: {each:.1} bytes each");
@@ -124,13 +133,36 @@ fn a_connection_whose_streams_had_classes_costs_no_more() {
     let each = each_of_a_thousand(|governor| {
         let guard = governor.inbound().class("public").try_admit().unwrap();
         for name in ["mail", "news"] {
-            let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+            let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
             stream.bind_class(name).unwrap();
             drop(stream.try_reserve(1000).unwrap());
         }
         guard
     });
     println!("1,000 connections whose streams had classes: {each:.1} bytes each");
+    assert!(each <= BOUND_BYTES, "{each} bytes");
+}
+
+#[test]
+fn a_connection_that_was_refused_costs_no_more() {
+    let limits = Limits::unlimited()
+        .system(ScopeLimits::unlimited().memory(64 << 20).streams(0))
+        .subnets(SubnetLimits::unlimited().ipv6(64, PrefixLimits::unlimited().connections(0)));
+    let governor = Governor::new(limits).unwrap();
+    let refused = |governor: &Governor| {
+        let guard = governor.inbound().try_admit().unwrap();
+        assert!(guard.handle().try_open_stream(Direction::Inbound).is_err());
+        assert!(guard.try_lease(100 << 20).is_err());
+        let scoped: std::net::SocketAddr = "[fe80::1%7]:80".parse().unwrap();
+        assert!(guard.handle().rebind_source(scoped).is_err());
+        guard
+    };
+    drop(refused(&governor));
+    let mut guards = Vec::with_capacity(1_000);
+    let before = live_bytes();
+    guards.extend((0..1_000).map(|_| refused(&governor)));
+    let each = (live_bytes() - before) as f64 / 1_000.0;
+    println!("1,000 connections that were refused: {each:.1} bytes each");
     assert!(each <= BOUND_BYTES, "{each} bytes");
 }
 
@@ -142,10 +174,10 @@ fn trimming_gives_every_block_back() {
         let leases: Vec<_> = (0..20).map(|_| guard.try_lease(len).unwrap()).collect();
         drop(leases);
     }
-    assert!(guard.trim() > 0);
+    assert!(guard.handle().trim() > 0);
     assert_eq!(assert_adds_up(&governor).arena.in_use_bytes, 0);
-    assert_eq!(guard.usage().memory, 0);
+    assert_eq!(guard.handle().usage().unwrap().memory, 0);
     // It works as before.
     drop(guard.try_lease(512).unwrap());
-    assert_eq!(guard.usage().cached_bytes, 512);
+    assert_eq!(guard.handle().usage().unwrap().cached_bytes, 512);
 }

@@ -1,5 +1,6 @@
 //! The rules of the source tree that no compiler checks.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,17 @@ fn only_sync_names_primitives() {
     }
 }
 
+/// The core needs no runtime.
+#[test]
+fn only_io_names_tokio() {
+    for (path, text) in sources() {
+        if path != Path::new("io.rs") {
+            let named = code(&text).find(|line| line.contains("tokio::"));
+            assert_eq!(named, None, "{}", path.display());
+        }
+    }
+}
+
 /// Whoever reviews `unsafe` has two places to look (and the models' cells in the facade).
 #[test]
 fn unsafe_lives_in_the_arena_and_the_lease() {
@@ -60,22 +72,24 @@ fn unsafe_lives_in_the_arena_and_the_lease() {
 /// Imports run one way: no file names one that stands above it.
 #[test]
 fn imports_run_one_way() {
-    let floors: [&[&str]; 16] = [
-        &["sync", "limit", "clock", "priority"],
-        &["error"],
-        &["name", "magazine"],
+    let floors: [&[&str]; 18] = [
+        &["sync", "limit", "clock", "priority", "ranges", "try_box"],
+        &["error", "request"],
+        &["name"],
         &["usage"],
         &["limits", "keyed"],
         &["registry", "subnet", "arena"],
+        &["magazine", "report"],
         &["scope"],
-        &["report"],
         &["connection"],
         &["lease"],
         &["reservation", "future"],
-        &["stream"],
-        &["guard"],
+        &["handle"],
+        &["stream", "guard"],
+        &["governed"],
         &["admission"],
         &["governor"],
+        &["io"],
         &["lib", "design"],
     ];
     let floor = |module: &str| {
@@ -83,21 +97,109 @@ fn imports_run_one_way() {
             panic!("{module} has no place yet in the order of imports");
         })
     };
+    let mut against = Vec::new();
     for (path, text) in sources() {
         let first = path.components().next().expect("a path").as_os_str().to_string_lossy();
         let module = first.trim_end_matches(".rs").to_owned();
-        for line in code(&text).filter(|line| line.trim_start().starts_with("use crate::")) {
-            let used = line.trim_start().trim_start_matches("use crate::");
-            let used: String =
-                used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if used.is_empty() || used.starts_with(char::is_uppercase) || used == module {
-                continue;
+        // The root only lists the modules.
+        for used in used_modules(&text).into_iter().filter(|_| module != "lib") {
+            if used != module && floor(&used) >= floor(&module) {
+                against.push(format!("{} names {used}, which stands no lower", path.display()));
             }
-            assert!(
-                floor(&used) < floor(&module),
-                "{} imports {used}, which stands no lower",
-                path.display()
-            );
         }
     }
+    assert!(against.is_empty(), "{}", against.join("\n"));
+}
+
+/// The modules of the crate that a file's code names after `crate::`, in imports or elsewhere, one by
+/// one or as a group. What it names in the crate's root counts as the root's, `lib`.
+fn used_modules(text: &str) -> BTreeSet<String> {
+    let code: String = code(text).flat_map(|line| line.chars().chain(['\n'])).collect();
+    let mut used = BTreeSet::new();
+    for path in code.split("crate::").skip(1) {
+        let group = path.strip_prefix('{').map(members);
+        for name in group.unwrap_or_else(|| vec![path]) {
+            let is_name = |c: &char| c.is_alphanumeric() || *c == '_';
+            let name: String = name.trim_start().chars().take_while(is_name).collect();
+            let is_module = name.starts_with(char::is_lowercase);
+            used.insert(if is_module { name } else { "lib".into() });
+        }
+    }
+    used
+}
+
+/// What stands between the commas of a group of imports, whose opening brace is left out.
+fn members(group: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut members) = (0, 0, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                members.push(&group[start..at]);
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    members.retain(|member| !member.trim().is_empty());
+    members
+}
+
+#[test]
+fn every_way_to_name_a_module_is_seen() {
+    let text = "use crate::{a::{b, crate_c}, d,\n    E};\nfn f() -> crate::g::H { crate::MAX }
+        // crate::i::j
+        pub(crate) use crate::k;";
+    let used: Vec<_> = used_modules(text).into_iter().collect();
+    assert_eq!(used, ["a", "d", "g", "k", "lib"]);
+}
+
+/// Everything that the crate exports: what each `pub use` of `lib.rs` names, and the types of its
+/// public modules.
+fn public_names() -> Vec<String> {
+    let sources = sources();
+    let code_of = |file: &str| {
+        let found = sources.iter().find(|(path, _)| path == Path::new(file));
+        code(&found.expect("a file of the library").1).collect::<Vec<_>>().join(" ")
+    };
+    let mut names = Vec::new();
+    for statement in code_of("lib.rs").split(';') {
+        let Some((_, exported)) = statement.split_once("pub ") else { continue };
+        match exported.split_once("use ") {
+            Some((_, path)) => {
+                let (_, uses) = path.split_once("::").expect("a path");
+                let uses = uses.trim_matches(['{', '}']).split(',').map(str::trim);
+                // What the crate's own tests alone use begins with underscores.
+                let is_public = |name: &&str| !name.is_empty() && !name.contains(" as __");
+                names.extend(uses.filter(is_public).map(String::from));
+            }
+            None => {
+                let module = exported.strip_prefix("mod ").expect("a module");
+                names.push(module.into());
+                let types = code_of(&format!("{module}.rs"));
+                let types = types.split("pub struct ").skip(1);
+                let name = |text: &str| text.split_whitespace().next().map(String::from);
+                names.extend(types.filter_map(name).map(|name| format!("{module}::{name}")));
+            }
+        }
+    }
+    names.sort_unstable();
+    names
+}
+
+/// So that a name more, or one less, is noticed. After a change on purpose:
+/// `BLESS=1 cargo test --test layout`, and read the difference.
+#[test]
+fn public_names_are_those_of_the_list() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/public_names.txt");
+    let names: String = public_names().iter().map(|name| format!("{name}\n")).collect();
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&file, &names).expect("the list can be written");
+    }
+    let listed = fs::read_to_string(&file).expect("the list is there");
+    assert_eq!(names, listed, "{}", file.display());
 }

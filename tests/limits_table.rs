@@ -184,8 +184,8 @@ fn a_scope_that_only_observes_does_not_open_the_others() {
         .observe(Observe::none().scope(Scope::Peer));
     let governor = governor(limits);
     let guard = governor.inbound().peer("alice").try_admit().unwrap();
-    let _beyond_the_peer = guard.try_reserve(900).unwrap();
-    let error = guard.try_reserve(101).unwrap_err();
+    let _beyond_the_peer = guard.handle().try_reserve(900).unwrap();
+    let error = guard.handle().try_reserve(101).unwrap_err();
     assert_eq!(error.refused().unwrap().scope(), Scope::System);
     let snapshot = governor.snapshot();
     let observed = (Scope::Peer, Resource::Memory, Reason::Limit, 1);
@@ -206,7 +206,7 @@ fn every_scope_that_observes_counts_a_request_of_its_own() {
         .observe(Observe::everything());
     let governor = governor(limits);
     let guard = governor.inbound().peer("alice").class("public").try_admit().unwrap();
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
     let _beyond = stream.try_reserve(2).unwrap();
     let scopes = [
         Scope::System,

@@ -42,7 +42,7 @@ fn resident() -> u64 {
 fn fill(guard: &ConnectionGuard, len: usize) -> Vec<OwnedLease> {
     let mut leases = Vec::new();
     loop {
-        match guard.try_lease_owned(len) {
+        match guard.handle().try_lease_owned(len) {
             Ok(mut lease) => {
                 lease.pin().unwrap().initialize(len);
                 leases.push(lease);
@@ -80,7 +80,7 @@ fn cycling_through_the_classes_at_the_limit_maps_one_slab_for_each_at_most() {
     for round in 0..3 {
         for len in CLASSES {
             let mut leases = Vec::new();
-            while let Ok(lease) = guard.try_lease_owned(len) {
+            while let Ok(lease) = guard.handle().try_lease_owned(len) {
                 leases.push(lease);
                 if leases.len() % 64 == 0 {
                     assert_mapped_within(&governor, MAPPED);
@@ -108,7 +108,7 @@ fn many_connections_that_cycle_through_the_classes_map_no_more() {
         let mut leases = Vec::new();
         'fill: loop {
             for guard in &guards {
-                match guard.try_lease_owned(len) {
+                match guard.handle().try_lease_owned(len) {
                     Ok(lease) => leases.push(lease),
                     Err(LeaseError::Refused(refused)) => {
                         assert_eq!(refused.scope(), Scope::System, "{refused}");
@@ -117,14 +117,14 @@ fn many_connections_that_cycle_through_the_classes_map_no_more() {
                     Err(other) => panic!("{other}"),
                 }
             }
-            let mapped = governor.snapshot().arena.mapped_bytes;
-            highest = highest.max(mapped);
+            let resident = governor.snapshot().arena.resident_bytes;
+            highest = highest.max(resident);
         }
         // Connections keep blocks in slabs that are then only partly used.
         assert_eq!(assert_adds_up(&governor).totals.outstanding_bytes, LIMIT);
         drop(leases);
     }
-    println!("a hundred connections at {} MiB: at most {} MiB mapped", mib(LIMIT), mib(highest));
+    println!("a hundred connections at {} MiB: at most {} MiB resident", mib(LIMIT), mib(highest));
     assert!(highest <= RESIDENT, "{:.1} MiB", mib(highest));
 }
 
@@ -135,10 +135,14 @@ fn what_comes_back_is_unmapped_but_for_one_slab_of_each_class() {
     let guard = governor.inbound().try_admit().unwrap();
     for (nth, len) in CLASSES.into_iter().enumerate() {
         drop(fill(&guard, len));
-        guard.trim();
+        guard.handle().trim();
         let arena = assert_adds_up(&governor).arena;
         assert_eq!(arena.in_use_bytes, 0);
-        assert!(arena.classes.iter().all(|class| class.slabs <= 1), "{:?}", arena.classes);
+        assert!(
+            arena.size_classes.iter().all(|class| class.slabs <= 1),
+            "{:?}",
+            arena.size_classes
+        );
         assert_mapped_within(&governor, (nth as u64 + 1) * SLAB);
     }
 }
@@ -179,18 +183,18 @@ fn a_handle_that_outlives_its_governor_keeps_no_slab() {
     let before = resident();
     let governor = limited();
     let guard = governor.inbound().try_admit().unwrap();
-    let handle = guard.handle();
+    let handle = guard.handle().clone();
     for len in CLASSES {
         let leases: Vec<_> = (0..SLAB as usize / len)
             .map(|_| {
-                let mut lease = guard.try_lease_owned(len).unwrap();
+                let mut lease = guard.handle().try_lease_owned(len).unwrap();
                 lease.pin().unwrap().initialize(len);
                 lease
             })
             .collect();
         drop(leases);
     }
-    guard.trim();
+    guard.handle().trim();
     assert!(resident() >= before + 4 * MIB, "nothing was resident");
     drop((guard, governor));
     let left = resident().saturating_sub(before);
@@ -257,7 +261,7 @@ fn large_leases_count_against_the_same_bound() {
     let before = resident();
     let kept = keep_one_per_slab(fill(&guard, 4096), 4096);
     let mut large = Vec::new();
-    while let Ok(mut lease) = guard.try_lease_owned(1 << 20) {
+    while let Ok(mut lease) = guard.handle().try_lease_owned(1 << 20) {
         lease.pin().unwrap().initialize(1 << 20);
         large.push(lease);
     }
@@ -287,10 +291,10 @@ fn fragmentation_beyond_its_cap_is_refused_by_the_arena() {
     // One block in every page: no page can be given back.
     let leases = fill(&guard, 512);
     let kept: Vec<_> = leases.into_iter().step_by(4096 / 512).collect();
-    guard.trim();
+    guard.handle().trim();
     let mut more = Vec::new();
     let error = loop {
-        match guard.try_lease_owned(65536) {
+        match guard.handle().try_lease_owned(65536) {
             Ok(lease) => more.push(lease),
             Err(error) => break error,
         }
@@ -301,6 +305,6 @@ fn fragmentation_beyond_its_cap_is_refused_by_the_arena() {
     assert!(arena.mapped_bytes <= MAPPED + MIB, "{arena:?}");
     // What is refused by fragmentation is granted when the fragments go.
     drop(kept);
-    let fits = guard.try_lease_owned(65536);
+    let fits = guard.handle().try_lease_owned(65536);
     assert!(fits.is_ok(), "{fits:?}");
 }

@@ -222,7 +222,7 @@ fn every_number() -> String {
                 "/{length}: {} connections, one in {:?}, {} at once",
                 limits.connections,
                 rate.interval(),
-                rate.burst()
+                rate.burst_size()
             )
             .unwrap();
         }

@@ -26,13 +26,13 @@ fn a_full_class_beside_one_that_is_full_of_idle_memory() {
         );
         let sibling = governor.inbound().class("idle").try_admit().unwrap();
         let guard = governor.inbound().class("full").try_admit().unwrap();
-        let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+        let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
         stream.bind_class("idle").unwrap();
-        let _full = really_full.then(|| guard.try_reserve(4 * KIB).unwrap());
+        let _full = really_full.then(|| guard.handle().try_reserve(4 * KIB).unwrap());
         make_idle(&sibling, 4096, 1);
         let _lease = stream.try_lease_owned(4096).unwrap();
         assert_eq!(observed(&governor), u64::from(really_full));
-        assert_eq!(sibling.usage().cached_bytes, 0, "was not swept");
+        assert_eq!(sibling.handle().usage().unwrap().cached_bytes, 4096, "was taken in vain");
     }
 }
 
@@ -46,13 +46,13 @@ fn a_peers_full_part_of_a_class_beside_one_that_is_full_of_idle_memory() {
     );
     let sibling = governor.inbound().class("idle").peer("peer").try_admit().unwrap();
     let guard = governor.inbound().class("full").try_admit().unwrap();
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
     stream.bind_class("idle").unwrap();
     let _reserved = stream.try_reserve(4 * KIB).unwrap();
     make_idle(&sibling, 4096, 1);
-    guard.bind_peer("peer").unwrap();
+    guard.handle().bind_peer("peer").unwrap();
     assert_eq!(observed(&governor), 1);
-    assert_eq!(sibling.usage().cached_bytes, 0, "was not swept");
+    assert_eq!(sibling.handle().usage().unwrap().cached_bytes, 4096, "was taken in vain");
 }
 
 /// What a connection has and what it asks for come to the allow-listed system as one.
@@ -67,9 +67,9 @@ fn a_move_and_the_request_that_causes_it() {
     );
     let address: std::net::IpAddr = "192.0.2.1".parse().unwrap();
     let guard = governor.inbound().remote(address).try_admit().unwrap();
-    let _before = guard.try_reserve(8 * KIB).unwrap();
-    let _more = guard.try_reserve(KIB).unwrap();
-    assert_eq!(governor.snapshot().allowlisted_system.usage.memory, 9 * KIB);
+    let _before = guard.handle().try_reserve(8 * KIB).unwrap();
+    let _more = guard.handle().try_reserve(KIB).unwrap();
+    assert_eq!(governor.snapshot().scope(Scope::AllowlistedSystem).usage.memory, 9 * KIB);
     assert_eq!(observed(&governor), 1);
 }
 
@@ -92,9 +92,34 @@ fn a_request_whose_idle_block_another_takes() {
         });
         for _ in 0..REQUESTS {
             // A block is beyond the lowest priority's share of the limit.
-            drop(guard.try_lease_at(4096, Priority::Low).unwrap());
+            drop(guard.request().priority(Priority::Low).try_lease(4096).unwrap());
         }
         done.store(true, Ordering::Relaxed);
     });
     assert_eq!(observed(&governor), REQUESTS);
+}
+
+/// A peer that enforced its limit would take the idle blocks of the connection that comes.
+#[test]
+fn idle_blocks_of_a_connection_that_is_bound_are_not_observed() {
+    let limits = Limits::unlimited().peer(scope().memory(4 * KIB));
+    let governor = governor(limits.observe(Observe::none().scope(Scope::Peer)));
+    let guard = governor.inbound().try_admit().unwrap();
+    make_idle(&guard, 4096, 3);
+    let _kept = guard.try_lease(4096).unwrap();
+    guard.handle().bind_peer("alice").unwrap();
+    assert_eq!(observed(&governor), 0);
+}
+
+/// Idle blocks make room for what a connection brings, but not for the connection.
+#[test]
+fn a_full_count_is_observed_beside_idle_memory() {
+    let limits = Limits::unlimited().system(scope().memory(4 * KIB).connections(1));
+    let governor = governor(limits.observe(Observe::everything()));
+    let guard = governor.inbound().try_admit().unwrap();
+    make_idle(&guard, 4096, 1);
+    let _other = governor.inbound().weight(1).try_admit().unwrap();
+    let observed = counts(&governor.snapshot().observed);
+    assert_eq!(observed.len(), 1, "{observed:?}");
+    assert_eq!(observed[0].1, leasehold::Resource::Connections);
 }

@@ -16,15 +16,15 @@ const PRIORITIES: [Priority; 4] =
 impl Stage {
     fn reserve_at(&self, bytes: u64, priority: Priority) -> Result<Reservation, No> {
         Ok(match &self.stream {
-            Some(stream) => stream.try_reserve_at(bytes, priority)?,
-            None => self.guard().try_reserve_at(bytes, priority)?,
+            Some(stream) => stream.request().priority(priority).try_reserve(bytes)?,
+            None => self.guard().handle().request().priority(priority).try_reserve(bytes)?,
         })
     }
 
     fn lease_at(&self, len: usize, priority: Priority) -> Result<OwnedLease, No> {
         Ok(match &self.stream {
-            Some(stream) => stream.try_lease_owned_at(len, priority)?,
-            None => self.guard().try_lease_owned_at(len, priority)?,
+            Some(stream) => stream.request().priority(priority).try_lease_owned(len)?,
+            None => self.guard().handle().request().priority(priority).try_lease_owned(len)?,
         })
     }
 
@@ -130,12 +130,14 @@ fn an_idle_block_is_no_way_around_a_priority() {
     let guard = governor.inbound().try_admit().unwrap();
     let mut blocks: Vec<_> = (0..8).map(|_| guard.try_lease(512).unwrap()).collect();
     blocks.truncate(4);
-    assert_eq!(guard.usage().cached_bytes, 4 * 512);
-    let error = guard.try_lease_at(512, Priority::Low).unwrap_err();
+    assert_eq!(guard.handle().usage().unwrap().cached_bytes, 4 * 512);
+    let error = guard.request().priority(Priority::Low).try_lease(512).unwrap_err();
     let refused = error.refused().unwrap();
-    assert_eq!((refused.in_use(), refused.priority()), (4 * 512, Priority::Low));
+    // The idle block that it asked for does not count, and the others would not have helped.
+    assert_eq!((refused.in_use(), refused.priority()), (7 * 512, Priority::Low));
+    assert_eq!(guard.handle().usage().unwrap().cached_bytes, 4 * 512);
     blocks.pop();
-    blocks.push(guard.try_lease_at(512, Priority::Low).unwrap());
+    blocks.push(guard.request().priority(Priority::Low).try_lease(512).unwrap());
     let _ordinary = guard.try_lease(512).unwrap();
 }
 
@@ -147,9 +149,13 @@ fn what_siblings_keep_idle_gives_way_to_a_request_at_any_priority() {
         let idle: Vec<_> = (0..8).map(|_| sibling.try_lease(4096).unwrap()).collect();
         drop(idle);
         let guard = governor.inbound().try_admit().unwrap();
-        let leases: Vec<_> =
-            (0..share).map(|_| guard.try_lease_owned_at(4096, priority).unwrap()).collect();
-        assert!(guard.try_lease_owned_at(4096, priority).is_err(), "{priority}");
+        let leases: Vec<_> = (0..share)
+            .map(|_| guard.handle().request().priority(priority).try_lease_owned(4096).unwrap())
+            .collect();
+        assert!(
+            guard.handle().request().priority(priority).try_lease_owned(4096).is_err(),
+            "{priority}"
+        );
         drop(leases);
     }
 }
@@ -158,20 +164,26 @@ fn what_siblings_keep_idle_gives_way_to_a_request_at_any_priority() {
 fn a_handle_asks_at_a_priority_as_its_guard_does() {
     let governor = governor(Limits::unlimited().connection(scope().memory(10 * 512)));
     let guard = governor.inbound().try_admit().unwrap();
-    let handle = guard.handle();
-    let _reserved = handle.try_reserve_at(4 * 512, Priority::Low).unwrap();
+    let handle = guard.handle().clone();
+    let _reserved = handle.request().priority(Priority::Low).try_reserve(4 * 512).unwrap();
     for error in [
-        handle.try_reserve_at(1, Priority::Low).unwrap_err(),
-        handle.try_lease_owned_at(1, Priority::Low).unwrap_err(),
-        guard.try_lease_owned_at(1, Priority::Low).unwrap_err(),
-        guard.try_lease_at(1, Priority::Low).unwrap_err(),
+        handle.request().priority(Priority::Low).try_reserve(1).unwrap_err(),
+        handle.request().priority(Priority::Low).try_lease_owned(1).unwrap_err(),
+        guard.handle().request().priority(Priority::Low).try_lease_owned(1).unwrap_err(),
+        guard.request().priority(Priority::Low).try_lease(1).unwrap_err(),
     ] {
         assert_eq!(error.refused().unwrap().priority(), Priority::Low);
     }
-    let _lease = handle.try_lease_owned_at(512, Priority::Medium).unwrap();
+    let _lease = handle.request().priority(Priority::Medium).try_lease_owned(512).unwrap();
     drop(guard);
-    assert_eq!(handle.try_reserve_at(1, Priority::Low).unwrap_err(), LeaseError::Closed);
-    assert_eq!(handle.try_lease_owned_at(1, Priority::Low).unwrap_err(), LeaseError::Closed);
+    assert_eq!(
+        handle.request().priority(Priority::Low).try_reserve(1).unwrap_err(),
+        LeaseError::Closed
+    );
+    assert_eq!(
+        handle.request().priority(Priority::Low).try_lease_owned(1).unwrap_err(),
+        LeaseError::Closed
+    );
 }
 
 #[test]
@@ -187,7 +199,7 @@ fn the_largest_limit_of_all_has_shares_like_any() {
 fn more_than_a_stream_can_count_is_refused_at_the_priority_it_was_asked_for() {
     let governor = governor(Limits::unlimited());
     let guard = governor.inbound().try_admit().unwrap();
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
-    let error = stream.try_reserve_at(u64::MAX, Priority::Low).unwrap_err();
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
+    let error = stream.request().priority(Priority::Low).try_reserve(u64::MAX).unwrap_err();
     assert_eq!(error.refused().unwrap().priority(), Priority::Low);
 }

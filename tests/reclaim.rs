@@ -6,9 +6,9 @@ mod common;
 use std::time::Duration;
 
 use bytes::BufMut;
-use common::{HandClock, KIB, assert_adds_up, assert_nothing_left};
+use common::{HandClock, KIB, assert_adds_up, assert_nothing_left, only_row};
 use leasehold::{
-    ConnectionGuard, Direction, Governor, LeaseError, Limits, Reclaimed, Revoked, Usage,
+    ConnectionGuard, Direction, Governor, LeaseError, Limits, Reclaimed, Revoked, Scope, Usage,
 };
 
 fn close(guard: ConnectionGuard) -> Reclaimed {
@@ -23,8 +23,8 @@ fn bound(governor: &Governor) -> ConnectionGuard {
 fn counts_are_off_every_scope() {
     let governor = Governor::unlimited();
     let guard = bound(&governor);
-    assert_eq!(governor.snapshot().system.usage.connections(), 1);
-    assert_eq!(governor.snapshot().system.usage.fds, 1);
+    assert_eq!(governor.snapshot().scope(Scope::System).usage.connections(), 1);
+    assert_eq!(governor.snapshot().scope(Scope::System).usage.fds, 1);
     drop(guard);
     assert_nothing_left(&governor);
 }
@@ -34,8 +34,8 @@ fn streams_are_off_every_scope_and_their_guards_inert() {
     let governor = Governor::unlimited();
     let guard = bound(&governor);
     let streams = [
-        guard.try_open_stream(Direction::Inbound).unwrap(),
-        guard.try_open_stream(Direction::Outbound).unwrap(),
+        guard.handle().try_open_stream(Direction::Inbound).unwrap(),
+        guard.handle().try_open_stream(Direction::Outbound).unwrap(),
     ];
     assert_eq!(close(guard).streams, 2);
     assert_nothing_left(&governor);
@@ -52,7 +52,7 @@ fn a_full_stream_of_a_closed_connection_answers_closed() {
     let limits = Limits::unlimited().stream(common::scope().memory(512));
     let governor = common::governor(limits);
     let guard = bound(&governor);
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
     let _revoked = stream.try_lease_owned(512).unwrap();
     drop(guard);
     assert_eq!(stream.try_lease_owned(512).unwrap_err(), LeaseError::Closed);
@@ -63,8 +63,8 @@ fn a_full_stream_of_a_closed_connection_answers_closed() {
 fn reservations_and_weight_are_off_every_scope_and_inert() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().peer("alice").weight(100).try_admit().unwrap();
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
-    let mut reserved = [guard.try_reserve(1000).unwrap(), stream.try_reserve(10).unwrap()];
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
+    let mut reserved = [guard.handle().try_reserve(1000).unwrap(), stream.try_reserve(10).unwrap()];
     assert_eq!(close(guard).reserved_bytes, 1110);
     assert_nothing_left(&governor);
     for reservation in &mut reserved {
@@ -83,7 +83,7 @@ fn cached_blocks_come_back() {
         drop(guard.try_lease(len).unwrap());
     }
     let cached = 512 + 2048 + 4096 + 16384 + 65536;
-    assert_eq!(guard.usage().cached_bytes, cached);
+    assert_eq!(guard.handle().usage().unwrap().cached_bytes, cached);
     assert_eq!(close(guard).cached_bytes, cached);
     assert_nothing_left(&governor);
 }
@@ -92,17 +92,17 @@ fn cached_blocks_come_back() {
 fn owned_leases_are_revoked_wherever_they_are() {
     let governor = Governor::unlimited();
     let guard = bound(&governor);
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
     // Cached, in a magazine's slot; beyond it; large; on a stream; once pinned; once borrowed.
-    let mut owned: Vec<_> = (0..20).map(|_| guard.try_lease_owned(512).unwrap()).collect();
-    owned.push(guard.try_lease_owned(300_000).unwrap());
+    let mut owned: Vec<_> = (0..20).map(|_| guard.handle().try_lease_owned(512).unwrap()).collect();
+    owned.push(guard.handle().try_lease_owned(300_000).unwrap());
     owned.push(stream.try_lease_owned(4096).unwrap());
     owned.push(guard.try_lease(4096).unwrap().into_owned());
     owned.push(guard.try_lease(300_000).unwrap().into_owned());
     for lease in &mut owned {
         lease.pin().unwrap().put_slice(b"bytes");
     }
-    let leased = guard.usage().leased_bytes;
+    let leased = guard.handle().usage().unwrap().leased_bytes;
     let reclaimed = close(guard);
     assert_eq!((reclaimed.leased_bytes, reclaimed.pinned_bytes), (leased, 0));
     assert_nothing_left(&governor);
@@ -121,7 +121,7 @@ fn forgotten_borrowed_leases_come_back() {
         std::mem::forget(guard.try_lease(512).unwrap());
     }
     std::mem::forget(guard.try_lease(300_000).unwrap());
-    let leased = guard.usage().leased_bytes;
+    let leased = guard.handle().usage().unwrap().leased_bytes;
     assert_eq!(close(guard).leased_bytes, leased);
     assert_nothing_left(&governor);
 }
@@ -131,9 +131,9 @@ fn forgotten_owned_leases_come_back() {
     let governor = Governor::unlimited();
     let guard = bound(&governor);
     for _ in 0..20 {
-        std::mem::forget(guard.try_lease_owned(512).unwrap());
+        std::mem::forget(guard.handle().try_lease_owned(512).unwrap());
     }
-    std::mem::forget(guard.try_lease_owned(300_000).unwrap());
+    std::mem::forget(guard.handle().try_lease_owned(300_000).unwrap());
     drop(guard);
     assert_nothing_left(&governor);
 }
@@ -142,7 +142,7 @@ fn forgotten_owned_leases_come_back() {
 fn a_forgotten_pin_ends_with_the_lease() {
     let governor = Governor::unlimited();
     let guard = bound(&governor);
-    let mut lease = guard.try_lease_owned(512).unwrap();
+    let mut lease = guard.handle().try_lease_owned(512).unwrap();
     std::mem::forget(lease.pin().unwrap());
     lease.pin().unwrap().put_slice(b"again");
     std::mem::forget(lease.pin().unwrap());
@@ -156,7 +156,7 @@ fn a_pinned_block_comes_back_at_the_unpin() {
     for len in [512, 300_000] {
         let governor = Governor::unlimited();
         let guard = bound(&governor);
-        let mut lease = guard.try_lease_owned(len).unwrap();
+        let mut lease = guard.handle().try_lease_owned(len).unwrap();
         let bytes = lease.capacity() as u64;
         let mut pin = lease.pin().unwrap();
         let reclaimed = close(guard);
@@ -177,7 +177,7 @@ fn a_pinned_lease_comes_back_at_its_drop() {
     for len in [512, 300_000] {
         let governor = Governor::unlimited();
         let guard = bound(&governor);
-        let mut pinned = guard.try_lease_owned(len).unwrap().into_pinned().unwrap();
+        let mut pinned = guard.handle().try_lease_owned(len).unwrap().into_pinned().unwrap();
         let bytes = pinned.capacity() as u64;
         assert_eq!(close(guard).pinned_bytes, bytes);
         pinned.put_slice(b"still mine");
@@ -192,7 +192,7 @@ fn a_pinned_lease_comes_back_at_its_drop() {
 fn a_pinned_lease_that_outlived_its_guard_still_freezes() {
     let governor = Governor::unlimited();
     let guard = bound(&governor);
-    let mut pinned = guard.try_lease_owned(512).unwrap().into_pinned().unwrap();
+    let mut pinned = guard.handle().try_lease_owned(512).unwrap().into_pinned().unwrap();
     pinned.put_bytes(7, 500);
     drop(guard);
     let bytes = pinned.freeze();
@@ -238,15 +238,15 @@ fn bytes_that_became_a_vec_give_their_block_back() {
 fn orphans_of_a_bound_connection_stay_charged_to_peer_and_system() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let pinned = guard.try_lease_owned(4096).unwrap().into_pinned().unwrap();
-    guard.bind_peer("alice").unwrap();
+    let pinned = guard.handle().try_lease_owned(4096).unwrap().into_pinned().unwrap();
+    guard.handle().bind_peer("alice").unwrap();
     drop(guard);
     let snapshot = assert_adds_up(&governor);
     let orphan = Usage::default();
     let memory_only = |usage: Usage| (usage.memory, usage.connections(), usage.fds);
-    assert_eq!(memory_only(snapshot.system.usage), (4096, 0, 0));
-    assert_eq!(memory_only(snapshot.peers[0].row.usage), (4096, 0, 0));
-    assert_eq!(snapshot.transient.usage, orphan);
+    assert_eq!(memory_only(snapshot.scope(Scope::System).usage), (4096, 0, 0));
+    assert_eq!(memory_only(only_row(&snapshot, Scope::Peer).usage), (4096, 0, 0));
+    assert_eq!(snapshot.scope(Scope::Transient).usage, orphan);
     drop(pinned);
     assert_nothing_left(&governor);
 }
@@ -258,14 +258,15 @@ fn orphans_of_an_unbound_connection_stay_charged_to_the_system_alone() {
     let mut lease = guard.try_lease(4096).unwrap();
     lease.put_bytes(7, 4096);
     let detached = lease.freeze();
-    let pinned: Vec<_> =
-        (0..9).map(|_| guard.try_lease_owned(512).unwrap().into_pinned().unwrap()).collect();
-    let large = guard.try_lease_owned(300_000).unwrap().into_pinned().unwrap();
+    let pinned: Vec<_> = (0..9)
+        .map(|_| guard.handle().try_lease_owned(512).unwrap().into_pinned().unwrap())
+        .collect();
+    let large = guard.handle().try_lease_owned(300_000).unwrap().into_pinned().unwrap();
     let bytes = 4096 + 9 * 512 + large.capacity() as u64;
     drop(guard);
     let snapshot = assert_adds_up(&governor);
-    assert_eq!(snapshot.system.usage.memory, bytes);
-    assert_eq!(snapshot.transient.usage, Usage::default());
+    assert_eq!(snapshot.scope(Scope::System).usage.memory, bytes);
+    assert_eq!(snapshot.scope(Scope::Transient).usage, Usage::default());
     drop((detached, pinned, large));
     assert_nothing_left(&governor);
 }
@@ -276,7 +277,7 @@ fn orphans_of_connections_that_never_bound_do_not_fill_the_transient_scope() {
     let mut kept = Vec::new();
     for _ in 0..10 {
         let guard = governor.inbound().try_admit().unwrap();
-        kept.push(guard.try_lease_owned(4096).unwrap().into_pinned().unwrap());
+        kept.push(guard.handle().try_lease_owned(4096).unwrap().into_pinned().unwrap());
     }
     assert_eq!(governor.snapshot().totals.orphaned_bytes, 40 * KIB);
 }
@@ -288,9 +289,9 @@ fn orphans_show_where_they_were_leased_and_how_long_ago() {
     clock.turn(Duration::from_secs(100));
     governor.maintain();
     let guard = bound(&governor);
-    let id = guard.id();
+    let id = guard.handle().id();
 
-    let first = guard.try_lease_owned(4096).unwrap().into_pinned().unwrap();
+    let first = guard.handle().try_lease_owned(4096).unwrap().into_pinned().unwrap();
     let first_line = line!() - 1;
     clock.turn(Duration::from_secs(5));
     governor.maintain();
@@ -355,7 +356,7 @@ fn a_connection_row_says_where_and_when_it_was_admitted() {
     clock.turn(Duration::from_secs(3));
     let snapshot = governor.snapshot();
     let row = &snapshot.connections[0];
-    assert_eq!((row.id, row.closed), (guard.id(), false));
+    assert_eq!((row.id, row.closed), (guard.handle().id(), false));
     assert_eq!((row.site.file(), row.site.line()), (file!(), line));
     assert_eq!(row.age, Duration::from_secs(3));
     assert_eq!(row.source.as_ref().unwrap().to_string(), "192.0.2.1:443");
@@ -365,20 +366,20 @@ fn a_connection_row_says_where_and_when_it_was_admitted() {
 fn a_close_from_outside_takes_memory_and_leaves_counts_to_the_guard() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().peer("alice").weight(50).try_admit().unwrap();
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
-    let reserved = guard.try_reserve(1000).unwrap();
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
+    let reserved = guard.handle().try_reserve(1000).unwrap();
     drop(guard.try_lease(512).unwrap());
-    let mut owned = guard.try_lease_owned(2048).unwrap();
+    let mut owned = guard.handle().try_lease_owned(2048).unwrap();
     let mut borrowed = guard.try_lease(4096).unwrap();
 
-    let reclaimed = governor.close(guard.id()).unwrap();
+    let reclaimed = guard.handle().close().unwrap();
     assert_eq!(reclaimed.cached_bytes, 512);
     assert_eq!(reclaimed.leased_bytes, 2048);
     assert_eq!(reclaimed.reserved_bytes, 1050);
     assert_eq!(reclaimed.pinned_bytes, 4096);
     let snapshot = assert_adds_up(&governor);
     assert_eq!(snapshot.arena.in_use_bytes, 4096);
-    let usage = snapshot.peers[0].row.usage;
+    let usage = only_row(&snapshot, Scope::Peer).usage;
     assert_eq!((usage.connections(), usage.fds, usage.streams()), (1, 1, 1));
     assert!(snapshot.connections[0].closed);
 
@@ -386,9 +387,9 @@ fn a_close_from_outside_takes_memory_and_leaves_counts_to_the_guard() {
     assert_eq!(guard.try_lease(512).unwrap_err(), LeaseError::Closed);
     assert_eq!(guard.try_lease(4096).unwrap_err(), LeaseError::Closed);
     assert_eq!(guard.try_lease(300_000).unwrap_err(), LeaseError::Closed);
-    assert_eq!(guard.try_lease_owned(512).unwrap_err(), LeaseError::Closed);
-    assert_eq!(guard.try_reserve(1).unwrap_err(), LeaseError::Closed);
-    assert_eq!(guard.try_open_stream(Direction::Inbound).unwrap_err(), LeaseError::Closed);
+    assert_eq!(guard.handle().try_lease_owned(512).unwrap_err(), LeaseError::Closed);
+    assert_eq!(guard.handle().try_reserve(1).unwrap_err(), LeaseError::Closed);
+    assert_eq!(guard.handle().try_open_stream(Direction::Inbound).unwrap_err(), LeaseError::Closed);
     // The borrow goes on.
     borrowed.put_slice(b"mine");
     assert_eq!(&*borrowed, b"mine");
@@ -396,9 +397,9 @@ fn a_close_from_outside_takes_memory_and_leaves_counts_to_the_guard() {
     assert_eq!(assert_adds_up(&governor).arena.in_use_bytes, 0);
     // A stream that ends between the two phases is counted down once.
     drop(stream);
-    assert_eq!(governor.snapshot().system.usage.streams(), 0);
+    assert_eq!(governor.snapshot().scope(Scope::System).usage.streams(), 0);
     drop((reserved, owned));
-    assert_eq!(governor.snapshot().system.usage.connections(), 1);
+    assert_eq!(governor.snapshot().scope(Scope::System).usage.connections(), 1);
     drop(guard);
     assert_nothing_left(&governor);
 }
@@ -409,7 +410,7 @@ fn a_borrowed_lease_turned_owned_after_a_close_starts_out_revoked() {
         let governor = Governor::unlimited();
         let guard = bound(&governor);
         let borrowed = guard.try_lease(len).unwrap();
-        governor.close(guard.id()).unwrap();
+        guard.handle().close().unwrap();
         let mut owned = borrowed.into_owned();
         assert_eq!(assert_adds_up(&governor).arena.in_use_bytes, 0);
         assert_eq!(owned.pin().unwrap_err(), Revoked);
@@ -426,7 +427,7 @@ fn a_borrowed_lease_freezes_even_after_a_close() {
         let guard = bound(&governor);
         let mut borrowed = guard.try_lease(capacity).unwrap();
         borrowed.put_bytes(7, len);
-        governor.close(guard.id()).unwrap();
+        guard.handle().close().unwrap();
         let bytes = borrowed.freeze();
         drop(guard);
         assert_eq!(bytes, vec![7; len]);
@@ -441,7 +442,7 @@ fn a_lease_forgotten_after_a_close_from_outside_comes_back_with_the_guard() {
     let governor = Governor::unlimited();
     let guard = bound(&governor);
     let lease = guard.try_lease(4096).unwrap();
-    governor.close(guard.id()).unwrap();
+    guard.handle().close().unwrap();
     std::mem::forget(lease);
     assert_eq!(governor.snapshot().arena.in_use_bytes, 4096);
     assert_eq!(close(guard).leased_bytes, 4096);
@@ -452,13 +453,13 @@ fn a_lease_forgotten_after_a_close_from_outside_comes_back_with_the_guard() {
 fn leases_may_outlive_their_stream() {
     let governor = Governor::unlimited();
     let guard = bound(&governor);
-    let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+    let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
     let mut lease = stream.try_lease_owned(4096).unwrap();
     let reserved = stream.try_reserve(100).unwrap();
     stream.close();
-    assert_eq!(governor.snapshot().system.usage.streams(), 0);
+    assert_eq!(governor.snapshot().scope(Scope::System).usage.streams(), 0);
     lease.pin().unwrap().put_slice(b"mine");
-    assert_eq!(assert_adds_up(&governor).system.usage.memory, 4196);
+    assert_eq!(assert_adds_up(&governor).scope(Scope::System).usage.memory, 4196);
     drop((lease, reserved));
     drop(guard);
     assert_nothing_left(&governor);
@@ -468,12 +469,12 @@ fn leases_may_outlive_their_stream() {
 fn leases_that_outlive_everyone_come_back_to_no_harm() {
     let governor = Governor::unlimited();
     let guard = bound(&governor);
-    let owned = guard.try_lease_owned(512).unwrap();
-    let pinned = guard.try_lease_owned(512).unwrap().into_pinned().unwrap();
+    let owned = guard.handle().try_lease_owned(512).unwrap();
+    let pinned = guard.handle().try_lease_owned(512).unwrap().into_pinned().unwrap();
     let mut lease = guard.try_lease(512).unwrap();
     lease.put_bytes(7, 512);
     let bytes = lease.freeze();
-    let handle = guard.handle();
+    let handle = guard.handle().clone();
     drop(governor);
     drop(guard);
     drop(owned);
@@ -490,7 +491,7 @@ fn a_panicking_task_gives_everything_back() {
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let guard = guard;
         let _lease = guard.try_lease(512).unwrap();
-        let mut owned = guard.try_lease_owned(512).unwrap();
+        let mut owned = guard.handle().try_lease_owned(512).unwrap();
         let _pin = owned.pin().unwrap();
         std::panic::resume_unwind(Box::new("the task failed"));
     }));

@@ -76,9 +76,10 @@ fn an_admitted_transport_comes_back_untouched() {
     let (transport, closed) = transport();
     let governor = Governor::unlimited();
     let admission = governor.inbound();
-    let (transport, guard) = admission
+    let (guard, transport) = admission
         .try_admit_with(transport, |_, _| panic!("nothing was refused"))
-        .unwrap_or_else(|error| panic!("{error}"));
+        .unwrap_or_else(|error| panic!("{error}"))
+        .into_parts();
     assert_eq!(closed.get(), 0);
     assert_eq!(governor.snapshot().totals.connections, 1);
     drop(guard);

@@ -89,6 +89,80 @@ fn clear_and_truncate_show_nothing_old() {
 }
 
 #[test]
+fn a_drained_lease_starts_over_and_shows_nothing_old() {
+    let governor = Governor::unlimited();
+    let guard = governor.inbound().try_admit().unwrap();
+    let mut lease = again(&guard, 512);
+    lease.put_slice(b"secret");
+    lease.advance(6);
+    lease.put_slice(b"ab");
+    assert_eq!(&*lease, b"ab");
+    assert_eq!(lease.initialize(6), b"ab\0\0\0\0");
+    lease.advance(6);
+    assert_eq!(lease.initialize(3), b"\0\0\0");
+}
+
+#[test]
+fn compact_and_grow_show_nothing_old() {
+    let governor = Governor::unlimited();
+    let guard = governor.inbound().try_admit().unwrap();
+    drop(again(&guard, 2048));
+    let mut lease = again(&guard, 512);
+    lease.put_slice(b"--secret");
+    lease.advance(2);
+    lease.truncate(2);
+    lease.compact();
+    assert_eq!(&*lease, b"se");
+    assert_eq!(lease.initialize(6), b"se\0\0\0\0");
+    lease.truncate(1);
+    lease.grow().unwrap();
+    assert_eq!(&*lease, b"s");
+    assert_eq!(lease.initialize(4), b"s\0\0\0");
+}
+
+/// Writes to what may be written and does not show it yet.
+fn write_unshown(lease: &mut Lease<'_>, bytes: &[u8]) {
+    lease.chunk_mut()[..bytes.len()].copy_from_slice(bytes);
+}
+
+/// What was written before the last readable byte was consumed may be shown after: a lease starts
+/// over only when it is next asked where to write.
+#[test]
+fn bytes_are_shown_where_they_were_written_whatever_was_consumed_meanwhile() {
+    let governor = Governor::unlimited();
+    let guard = governor.inbound().try_admit().unwrap();
+    let mut lease = again(&guard, 512);
+    lease.put_slice(b"read");
+    write_unshown(&mut lease, b"written");
+    lease.advance(4);
+    assert_eq!((lease.len(), lease.remaining_mut()), (0, 512));
+    // SAFETY: the chunk's first seven bytes were written above.
+    unsafe { lease.advance_mut(3) };
+    assert_eq!(&*lease, b"wri");
+    lease.advance(3);
+    // SAFETY: as above; three of the seven are shown already.
+    unsafe { lease.advance_mut(4) };
+    assert_eq!(&*lease, b"tten");
+    lease.advance(4);
+    write_unshown(&mut lease, b"new");
+    // SAFETY: the chunk's first three bytes were written above.
+    unsafe { lease.advance_mut(3) };
+    assert_eq!((&*lease, lease.remaining_mut()), (&b"new"[..], 509));
+}
+
+#[test]
+#[should_panic(expected = "advanced")]
+fn showing_more_than_is_behind_the_last_byte_panics_even_when_drained() {
+    let governor = Governor::unlimited();
+    let guard = governor.inbound().try_admit().unwrap();
+    let mut lease = again(&guard, 512);
+    lease.put_bytes(1, 500);
+    lease.advance(500);
+    // SAFETY: never shown, since this panics.
+    unsafe { lease.advance_mut(13) };
+}
+
+#[test]
 fn a_full_lease_writes_no_more_than_it_has_room_for() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
@@ -126,12 +200,12 @@ fn every_kind_of_lease_starts_empty() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
     drop(again(&guard, 512));
-    let mut owned = guard.try_lease_owned(512).unwrap();
+    let mut owned = guard.handle().try_lease_owned(512).unwrap();
     assert!(owned.pin().unwrap().is_empty());
     owned.pin().unwrap().put_slice(b"one");
     assert_eq!(&*owned.pin().unwrap(), b"one", "a pin shows what an earlier one wrote");
     drop(owned);
-    let pinned = guard.try_lease_owned(512).unwrap().into_pinned().unwrap();
+    let pinned = guard.handle().try_lease_owned(512).unwrap().into_pinned().unwrap();
     assert!(pinned.is_empty());
     assert!(pinned.freeze().is_empty());
     assert!(guard.try_lease(512).unwrap().freeze().is_empty());
@@ -189,25 +263,25 @@ fn returns() -> Vec<Way> {
         }),
         ("owned", |governor| {
             let guard = secret(governor);
-            let mut owned = guard.try_lease_owned(512).unwrap();
+            let mut owned = guard.handle().try_lease_owned(512).unwrap();
             owned.pin().unwrap().put_bytes(0xa5, 512);
         }),
         ("revoked", |governor| {
             let guard = secret(governor);
-            let mut owned = guard.try_lease_owned(512).unwrap();
+            let mut owned = guard.handle().try_lease_owned(512).unwrap();
             owned.pin().unwrap().put_bytes(0xa5, 512);
             drop(guard);
         }),
         ("unpinned after the close", |governor| {
             let guard = secret(governor);
-            let mut owned = guard.try_lease_owned(512).unwrap();
+            let mut owned = guard.handle().try_lease_owned(512).unwrap();
             let mut pin = owned.pin().unwrap();
             drop(guard);
             pin.put_bytes(0xa5, 512);
         }),
         ("pinned", |governor| {
             let guard = secret(governor);
-            let mut pinned = guard.try_lease_owned(512).unwrap().into_pinned().unwrap();
+            let mut pinned = guard.handle().try_lease_owned(512).unwrap().into_pinned().unwrap();
             drop(guard);
             pinned.put_bytes(0xa5, 512);
         }),
@@ -222,7 +296,7 @@ fn returns() -> Vec<Way> {
         ("cached, then trimmed", |governor| {
             let guard = secret(governor);
             guard.try_lease(512).unwrap().put_bytes(0xa5, 512);
-            guard.trim();
+            guard.handle().trim();
         }),
     ]
 }
@@ -234,7 +308,7 @@ fn left_behind(governor: &Governor, leave: fn(&Governor)) -> Vec<u8> {
     let (mut first, _second) = (keeper.try_lease(512).unwrap(), keeper.try_lease(512).unwrap());
     let place = address(&mut first);
     drop(first);
-    keeper.trim();
+    keeper.handle().trim();
     leave(governor);
     let reader = governor.inbound().try_admit().unwrap();
     let mut lease = reader.try_lease(512).unwrap();

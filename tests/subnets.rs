@@ -448,7 +448,7 @@ fn a_place_is_free_once_the_guard_drops() {
 fn what_outlives_its_guard_takes_no_place() {
     let (governor, _clock) = turned(one_each());
     let guard = admit_from(&governor, LISTED).unwrap();
-    let pinned = guard.try_lease_owned(512).unwrap().into_pinned().unwrap();
+    let pinned = guard.handle().try_lease_owned(512).unwrap().into_pinned().unwrap();
     drop(guard);
     assert_is_free(&governor, LISTED);
     drop(pinned);
@@ -519,7 +519,7 @@ fn the_longest_network_alone_counts_an_address() {
 /// Where a report says that a connection comes from.
 fn source_of(governor: &Governor, guard: &ConnectionGuard) -> Option<Source> {
     let snapshot = governor.snapshot();
-    let row = snapshot.connections.into_iter().find(|row| row.id == guard.id());
+    let row = snapshot.connections.into_iter().find(|row| row.id == guard.handle().id());
     row.expect("an open connection").source
 }
 
@@ -531,10 +531,10 @@ fn a_balancer_is_not_counted_and_its_clients_are() {
     let from_balancer = || admit_from(&governor, "10.0.0.1").unwrap();
     let mut guards: Vec<_> = (0..50).map(|_| from_balancer()).collect();
     for (nth, guard) in guards.iter().enumerate().take(40) {
-        guard.rebind_source(ip(&format!("192.0.2.{}", nth / 8))).unwrap();
+        guard.handle().rebind_source(ip(&format!("192.0.2.{}", nth / 8))).unwrap();
     }
     let before = now(&governor);
-    let error = guards[40].rebind_source(ip("192.0.2.0")).unwrap_err();
+    let error = guards[40].handle().rebind_source(ip("192.0.2.0")).unwrap_err();
     let refused = error.refused().unwrap();
     assert_eq!(
         (refused.scope(), refused.prefix_len(), refused.in_use()),
@@ -546,7 +546,7 @@ fn a_balancer_is_not_counted_and_its_clients_are() {
     // They count beside those that come straight from there, and leave as these do.
     assert_eq!(refusal(&governor, "192.0.2.0").in_use(), 8);
     drop(guards.swap_remove(3));
-    guards[40].rebind_source(ip("192.0.2.0")).unwrap();
+    guards[40].handle().rebind_source(ip("192.0.2.0")).unwrap();
     drop(guards);
     assert_nothing_left(&governor);
     drop(admit_from(&governor, "192.0.2.0").unwrap());
@@ -556,8 +556,8 @@ fn a_balancer_is_not_counted_and_its_clients_are() {
 fn a_balancer_may_come_without_an_address() {
     let (governor, _clock) = turned(one_each());
     let guards = [(); 2].map(|()| governor.inbound().try_admit().unwrap());
-    guards[0].rebind_source(ip(LISTED)).unwrap();
-    assert!(guards[1].rebind_source(ip(LISTED)).is_err());
+    guards[0].handle().rebind_source(ip(LISTED)).unwrap();
+    assert!(guards[1].handle().rebind_source(ip(LISTED)).is_err());
     assert_eq!(source_of(&governor, &guards[1]), None);
     drop(guards);
     assert_is_free(&governor, LISTED);
@@ -569,7 +569,7 @@ fn a_rebound_connection_leaves_one_place_and_takes_another() {
     let guard = admit_from(&governor, LISTED).unwrap();
     for to in [OTHER, "2001:db8::1", "::ffff:203.0.113.1", LISTED] {
         let from = source_of(&governor, &guard).unwrap().ip().unwrap().to_string();
-        guard.rebind_source(ip(to)).unwrap();
+        guard.handle().rebind_source(ip(to)).unwrap();
         assert_is_free(&governor, &from);
         assert_is_taken(&governor, to);
     }
@@ -584,7 +584,7 @@ fn a_refused_rebinding_changes_nothing() {
     let guard = admit_from(&governor, LISTED).unwrap();
     let other = admit_from(&governor, OTHER).unwrap();
     let before = now(&governor);
-    let error = guard.rebind_source(ip(OTHER)).unwrap_err();
+    let error = guard.handle().rebind_source(ip(OTHER)).unwrap_err();
     let refused = error.refused().unwrap();
     assert_eq!((refused.scope(), refused.limit()), (Scope::Subnet, Limit::Max(1)));
     assert_eq!(now(&governor), before);
@@ -602,8 +602,8 @@ fn a_connection_does_not_stand_in_its_own_way() {
     let subnets = SubnetLimits::unlimited().ipv4(24, at_most(1)).ipv4(32, at_most(1));
     let (governor, _clock) = by_address(subnets);
     let guard = admit_from(&governor, LISTED).unwrap();
-    guard.rebind_source(ip("192.0.2.77")).unwrap();
-    guard.rebind_source(ip("192.0.2.77")).unwrap();
+    guard.handle().rebind_source(ip("192.0.2.77")).unwrap();
+    guard.handle().rebind_source(ip("192.0.2.77")).unwrap();
     assert_is_taken(&governor, LISTED);
     drop(guard);
     assert_is_free(&governor, LISTED);
@@ -614,13 +614,13 @@ fn a_rebinding_spends_of_the_rate_over_there() {
     let subnets = SubnetLimits::unlimited().ipv4(32, every(seconds(5), 2));
     let (governor, clock) = by_address(subnets);
     let guards = [(); 3].map(|()| governor.inbound().try_admit().unwrap());
-    guards[0].rebind_source(ip(LISTED)).unwrap();
-    guards[1].rebind_source(ip(LISTED)).unwrap();
-    let error = guards[2].rebind_source(ip(LISTED)).unwrap_err();
+    guards[0].handle().rebind_source(ip(LISTED)).unwrap();
+    guards[1].handle().rebind_source(ip(LISTED)).unwrap();
+    let error = guards[2].handle().rebind_source(ip(LISTED)).unwrap_err();
     assert_eq!(error.refused().unwrap().retry_after(), Some(seconds(5)));
     assert_eq!(refusal(&governor, LISTED).reason(), Reason::Rate);
     clock.turn(seconds(5));
-    guards[2].rebind_source(ip(LISTED)).unwrap();
+    guards[2].handle().rebind_source(ip(LISTED)).unwrap();
     assert_eq!(refusal(&governor, LISTED).reason(), Reason::Rate);
 }
 
@@ -629,10 +629,10 @@ fn a_source_that_is_no_address_counts_nowhere() {
     let (governor, _clock) = turned(one_each());
     let guard = admit_from(&governor, LISTED).unwrap();
     let circuit = Source::opaque("a circuit").unwrap();
-    guard.rebind_source(circuit.clone()).unwrap();
+    guard.handle().rebind_source(circuit.clone()).unwrap();
     assert_eq!(source_of(&governor, &guard), Some(circuit));
     assert_is_free(&governor, LISTED);
-    guard.rebind_source(ip(OTHER)).unwrap();
+    guard.handle().rebind_source(ip(OTHER)).unwrap();
     assert_is_taken(&governor, OTHER);
     drop(guard);
     assert_is_free(&governor, OTHER);
@@ -644,7 +644,7 @@ fn a_connection_that_was_dialled_is_never_counted() {
     let (governor, _clock) = turned(one_each());
     let guard = governor.outbound().remote(ip(LISTED)).try_admit().unwrap();
     let other = admit_from(&governor, OTHER).unwrap();
-    guard.rebind_source(ip(OTHER)).unwrap();
+    guard.handle().rebind_source(ip(OTHER)).unwrap();
     drop(other);
     assert_is_free(&governor, OTHER);
     drop(guard);
@@ -656,7 +656,7 @@ fn a_closed_connection_comes_from_nowhere_else() {
     let (governor, _clock) = turned(one_each());
     let guard = admit_from(&governor, LISTED).unwrap();
     guard.handle().close().unwrap();
-    assert_eq!(guard.rebind_source(ip(OTHER)).unwrap_err(), BindError::Closed);
+    assert_eq!(guard.handle().rebind_source(ip(OTHER)).unwrap_err(), BindError::Closed);
     assert_is_free(&governor, OTHER);
     drop(guard);
     assert_is_free(&governor, LISTED);
@@ -667,8 +667,8 @@ fn a_rebinding_that_is_only_observed_is_granted_and_counted_once() {
     let observe = Observe::none().scope(Scope::Subnet);
     let (governor, _clock) = turned(one_each().observe(observe));
     let guards = [(); 2].map(|()| governor.inbound().try_admit().unwrap());
-    guards[0].rebind_source(ip(LISTED)).unwrap();
-    guards[1].rebind_source(ip(LISTED)).unwrap();
+    guards[0].handle().rebind_source(ip(LISTED)).unwrap();
+    guards[1].handle().rebind_source(ip(LISTED)).unwrap();
     assert_eq!(counts(&governor.snapshot().observed), [once(Reason::Limit)]);
     assert_eq!(counts(&governor.snapshot().refusals), []);
     governor.set_limits(one_each()).unwrap();
@@ -688,17 +688,17 @@ fn the_allow_list_helps_a_connection_that_comes_from_elsewhere() {
     let (governor, _clock) = turned(one_each().allow(allowed()));
     let _first = admit_from(&governor, LISTED).unwrap();
     let guard = admit_from(&governor, OTHER).unwrap();
-    guard.rebind_source(ip(LISTED)).unwrap();
+    guard.handle().rebind_source(ip(LISTED)).unwrap();
     let after = now(&governor);
     assert_eq!((after.system.connections(), after.allowlisted_system.connections()), (1, 1));
     assert_is_free(&governor, OTHER);
     // Back from the list it is counted again, and refused where there is no place.
     let other = admit_from(&governor, OTHER).unwrap();
     let before = now(&governor);
-    assert_eq!(guard.rebind_source(ip(OTHER)).unwrap_err().refused().unwrap().in_use(), 1);
+    assert_eq!(guard.handle().rebind_source(ip(OTHER)).unwrap_err().refused().unwrap().in_use(), 1);
     assert_eq!(now(&governor), before);
     drop(other);
-    guard.rebind_source(ip(OTHER)).unwrap();
+    guard.handle().rebind_source(ip(OTHER)).unwrap();
     assert_eq!(now(&governor).allowlisted_system.connections(), 0);
     assert_is_taken(&governor, OTHER);
     drop(guard);
@@ -712,15 +712,15 @@ fn who_comes_from_elsewhere_than_the_list_needs_room_in_the_ordinary_system() {
     };
     let (governor, _clock) = turned(limits(0));
     let guard = admit_from(&governor, LISTED).unwrap();
-    guard.rebind_source(ip("192.0.2.2")).unwrap();
-    let _held = guard.try_reserve(1000).unwrap();
+    guard.handle().rebind_source(ip("192.0.2.2")).unwrap();
+    let _held = guard.handle().try_reserve(1000).unwrap();
     let before = now(&governor);
-    let error = guard.rebind_source(ip(OTHER)).unwrap_err();
+    let error = guard.handle().rebind_source(ip(OTHER)).unwrap_err();
     assert_eq!(error.refused().unwrap().scope(), Scope::System);
     assert_eq!(now(&governor), before);
     assert_eq!(source_of(&governor, &guard), Some(ip("192.0.2.2").into()));
     governor.set_limits(limits(1)).unwrap();
-    guard.rebind_source(ip(OTHER)).unwrap();
+    guard.handle().rebind_source(ip(OTHER)).unwrap();
     assert_eq!(now(&governor).system.memory, 1000);
     drop((guard, _held));
     assert_nothing_left(&governor);
@@ -731,7 +731,7 @@ fn moved_over() -> (Governor, ConnectionGuard) {
     let limits = one_each().system(scope().memory(1000)).allow(allowed());
     let (governor, _clock) = turned(limits);
     let guard = admit_from(&governor, LISTED).unwrap();
-    let beyond = guard.try_reserve(2000).unwrap();
+    let beyond = guard.handle().try_reserve(2000).unwrap();
     assert_eq!(now(&governor).allowlisted_system.connections(), 1);
     drop(beyond);
     (governor, guard)
@@ -740,7 +740,7 @@ fn moved_over() -> (Governor, ConnectionGuard) {
 #[test]
 fn who_moved_over_and_comes_from_elsewhere_on_the_list_leaves_no_count_behind() {
     let (governor, guard) = moved_over();
-    guard.rebind_source(ip("192.0.2.2")).unwrap();
+    guard.handle().rebind_source(ip("192.0.2.2")).unwrap();
     drop(guard);
     governor.set_limits(one_each()).unwrap();
     assert_is_free(&governor, LISTED);
@@ -750,7 +750,7 @@ fn who_moved_over_and_comes_from_elsewhere_on_the_list_leaves_no_count_behind() 
 #[test]
 fn who_moved_over_and_comes_from_elsewhere_than_the_list_leaves_no_count_behind() {
     let (governor, guard) = moved_over();
-    guard.rebind_source(ip(OTHER)).unwrap();
+    guard.handle().rebind_source(ip(OTHER)).unwrap();
     drop(guard);
     governor.set_limits(one_each()).unwrap();
     assert_is_free(&governor, OTHER);
@@ -760,7 +760,7 @@ fn who_moved_over_and_comes_from_elsewhere_than_the_list_leaves_no_count_behind(
 #[test]
 fn who_moved_over_and_comes_from_no_address_leaves_no_count_behind() {
     let (governor, guard) = moved_over();
-    guard.rebind_source(Source::opaque("a circuit").unwrap()).unwrap();
+    guard.handle().rebind_source(Source::opaque("a circuit").unwrap()).unwrap();
     drop(guard);
     governor.set_limits(one_each()).unwrap();
     assert_is_free(&governor, LISTED);
@@ -787,10 +787,10 @@ fn what_siblings_keep_idle_keeps_nobody_from_coming_from_elsewhere_than_the_list
     let hoarder = admit_from(&governor, OTHER).unwrap();
     make_idle(&hoarder, 4096, 8);
     let guard = admit_from(&governor, LISTED).unwrap();
-    let _held = guard.try_reserve(4 * KIB).unwrap();
+    let _held = guard.handle().try_reserve(4 * KIB).unwrap();
     assert_eq!(now(&governor).allowlisted_system.memory, 4 * KIB);
     governor.set_limits(limits(2)).unwrap();
-    guard.rebind_source(ip(OTHER)).unwrap();
+    guard.handle().rebind_source(ip(OTHER)).unwrap();
 }
 
 #[test]

@@ -1,30 +1,26 @@
-//! What is measured. Each contender does the same for its user: hands out 16 KiB, of which the
-//! first and the last byte are written and read back, and takes them back.
+//! What `ratios` and `lease` measure. Each contender does the same for its user: hands out 16 KiB, of
+//! which the first and the last byte are written and read back, and takes them back.
 
 use std::hint::black_box;
-use std::ops::Deref;
-use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{BufMut, BytesMut};
-use leasehold::{
-    ConnectionGuard, Direction, Governor, Limits, OwnedLease, ScopeLimits, StreamGuard,
-};
+use bytes::BytesMut;
 use sharded_slab::{Clear, Pool};
 use tokio::sync::Semaphore;
+
+use crate::crew::{Prepare, Work};
+use crate::floor::{Line, touch, touch_slice};
+use crate::library::{self, ConnectionGuard, Governor, Limits, OwnedLease, ScopeLimits};
+use crate::target::Target;
 
 /// The size of every buffer, in bytes.
 pub const BLOCK: usize = 16 << 10;
 /// How many connections, or cache lines, each thread goes round.
 pub const CONNECTIONS: usize = 64;
-/// Blocks of one size that a connection hands out without a lock.
-const LOCK_FREE: usize = 8;
+/// Blocks of one size in a connection's first magazine.
+const MAGAZINE: usize = 8;
 /// The listener that every connection comes in by.
 const CLASS: &str = "bench";
-
-/// Does something so many times.
-pub type Work = Box<dyn FnMut(u64)>;
 
 /// One line of the table.
 pub struct Contender {
@@ -36,25 +32,7 @@ pub struct Contender {
     pub prepare: fn(&World, thread: usize) -> Work,
 }
 
-/// What a contender is meant to cost. Reported, never enforced.
-#[derive(Clone, Copy)]
-pub struct Target {
-    /// At most so many times the floor.
-    pub floor: Option<f64>,
-    /// At least so many times as fast as the alternative: on one thread, on two.
-    pub speedup: Option<[f64; 2]>,
-}
-
-impl Target {
-    const NONE: Self = Self { floor: None, speedup: None };
-}
-
-/// Where in [`CONTENDERS`] the floor stands.
-pub const FLOOR: usize = 0;
-/// Where in [`CONTENDERS`] the alternative stands.
-pub const ALTERNATIVE: usize = 1;
-
-/// Everything that is measured.
+/// Everything that is measured, the floor and the alternative first.
 pub const CONTENDERS: &[Contender] = &[
     Contender { name: "floor: two locked steps", target: Target::NONE, prepare: floor },
     Contender { name: "alternative: Semaphore + BytesMut", target: Target::NONE, prepare: permits },
@@ -85,17 +63,27 @@ pub const CONTENDERS: &[Contender] = &[
     Contender { name: "floor, buffers untouched", target: Target::NONE, prepare: untouched },
 ];
 
+/// All contenders, to be prepared in this world.
+pub fn prepare_in(world: &World) -> impl Iterator<Item = Prepare> {
+    CONTENDERS.iter().map(|contender| -> Prepare {
+        let world = world.clone();
+        Box::new(move |thread| (contender.prepare)(&world, thread))
+    })
+}
+
 /// What the threads share.
 #[derive(Clone)]
 pub struct World {
-    governor: Governor,
-    semaphore: Arc<Semaphore>,
+    /// The governor of all connections.
+    pub governor: Governor,
+    /// The node's budget, as one would count it without the library.
+    pub semaphore: Arc<Semaphore>,
     pool: Arc<Pool<Pooled>>,
 }
 
 impl World {
-    /// Budgets that are large enough for everyone, but finite in every scope, so that all is
-    /// charged and counted.
+    /// Budgets that are never exceeded, but finite in every scope, so that all is charged and
+    /// counted.
     pub fn new() -> Self {
         let all = |memory: u64| {
             ScopeLimits::unlimited()
@@ -113,7 +101,7 @@ impl World {
             .transient(all(1 << 30))
             .class_default(all(4 << 30))
             .peer(all(2 << 30))
-            .connection(all(16 << 20))
+            .connection(all(512 << 20))
             .stream(all(1 << 20));
         Self {
             governor: Governor::new(limits).expect("the limits name no class"),
@@ -129,9 +117,9 @@ impl World {
     }
 
     /// Connections of different threads have different peers.
-    fn connect(&self, peer: &str) -> ConnectionGuard {
-        let guard = self.governor.inbound().class(CLASS).try_admit().expect("limits are ample");
-        guard.bind_peer(peer).expect("limits are ample");
+    pub fn connect(&self, thread: usize) -> ConnectionGuard {
+        let guard = library::admit(self.governor.inbound().class(CLASS));
+        library::bind_peer(&guard, format!("peer {thread}"));
         guard
     }
 
@@ -142,8 +130,7 @@ impl World {
         open: impl Fn(ConnectionGuard) -> T,
         step: impl FnMut(&mut T) + 'static,
     ) -> Work {
-        let peer = peer(thread);
-        rounds(|_| open(self.connect(&peer)), step)
+        rounds(|_| open(self.connect(thread)), step)
     }
 }
 
@@ -151,10 +138,6 @@ impl Default for World {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn peer(thread: usize) -> String {
-    format!("peer {thread}")
 }
 
 /// Goes round [`CONNECTIONS`] places, and goes on where it stopped.
@@ -181,64 +164,21 @@ fn repeat(mut step: impl FnMut() + 'static) -> Work {
     Box::new(move |times| (0..times).for_each(|_| step()))
 }
 
-/// Writes the first and the last byte of a buffer as its user would, and reads them back.
-#[inline(always)]
-fn touch(buffer: &mut (impl BufMut + Deref<Target = [u8]>)) {
-    buffer.put_u8(1);
-    read(&buffer[0]);
-    let rest = buffer.chunk_mut();
-    let last = rest.len() - 1;
-    rest.write_byte(last, 2);
-    // SAFETY: within `rest`, and written just now.
-    read(unsafe { &*rest.as_mut_ptr().add(last) });
-}
-
-/// As [`touch`], for what is initialised.
-#[inline(always)]
-fn touch_slice(buffer: &mut [u8]) {
-    let last = buffer.len() - 1;
-    for at in [0, last] {
-        buffer[at] = 1;
-        read(&buffer[at]);
-    }
-}
-
-/// Loads a byte from memory, even if the compiler knows what was stored there.
-#[inline(always)]
-fn read(byte: &u8) {
-    // SAFETY: a reference is valid for reads.
-    unsafe { ptr::read_volatile(byte) };
-}
-
-/// A word on a cache line of its own.
-#[repr(align(64))]
-struct Line(AtomicU64);
-
-impl Line {
-    fn full() -> Self {
-        Self(AtomicU64::new(1))
-    }
-
-    /// What nobody can do without who takes something and gives it back while others may look: a
-    /// compare-exchange and an addition.
-    #[inline(always)]
-    fn take_and_give(&self, between: impl FnOnce()) {
-        let word = self.0.load(Ordering::Relaxed);
-        let taken =
-            self.0.compare_exchange(word, word - 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        assert!(taken, "the line has one user");
-        between();
-        self.0.fetch_add(1, Ordering::AcqRel);
-    }
-}
-
 fn floor(_: &World, _: usize) -> Work {
-    let place = |_| (Line::full(), vec![0; BLOCK]);
-    rounds(place, |(line, block)| line.take_and_give(|| touch_slice(block)))
+    let place = |_| (Line::of(1), vec![0; BLOCK]);
+    rounds(place, |(line, block)| {
+        line.take();
+        touch_slice(block);
+        line.give();
+    })
 }
 
 fn untouched(_: &World, _: usize) -> Work {
-    rounds(|_| Line::full(), |line| line.take_and_give(|| ()))
+    let place = |_| Line::of(1);
+    rounds(place, |line| {
+        line.take();
+        line.give();
+    })
 }
 
 fn permits(world: &World, _: usize) -> Work {
@@ -251,60 +191,45 @@ fn permits(world: &World, _: usize) -> Work {
 }
 
 fn lease(world: &World, thread: usize) -> Work {
-    world.rounds(
-        thread,
-        |guard| guard,
-        |guard| touch(&mut guard.try_lease(BLOCK).expect("limits are ample")),
-    )
+    world.rounds(thread, |guard| guard, |guard| touch(&mut library::lease(guard, BLOCK)))
 }
 
 fn owned(world: &World, thread: usize) -> Work {
-    world.rounds(
-        thread,
-        |guard| guard,
-        |guard| use_owned(guard.try_lease_owned(BLOCK).expect("limits are ample")),
-    )
+    world.rounds(thread, |guard| guard, |guard| use_owned(library::lease_owned(guard, BLOCK)))
 }
 
 fn stream(world: &World, thread: usize) -> Work {
-    let open = |guard: ConnectionGuard| -> (StreamGuard, ConnectionGuard) {
-        (guard.try_open_stream(Direction::Inbound).expect("limits are ample"), guard)
-    };
-    world.rounds(thread, open, |(stream, _)| {
-        use_owned(stream.try_lease_owned(BLOCK).expect("limits are ample"));
-    })
+    let open = |guard: ConnectionGuard| (library::open_stream(&guard), guard);
+    world.rounds(thread, open, |(stream, _)| use_owned(library::lease_on_stream(stream, BLOCK)))
 }
 
 #[inline(always)]
 fn use_owned(mut lease: OwnedLease) {
-    touch(&mut lease.pin().expect("the connection is open"));
+    touch(&mut library::pin(&mut lease));
 }
 
 fn ninth(world: &World, thread: usize) -> Work {
     let open = |guard: ConnectionGuard| -> (Vec<OwnedLease>, ConnectionGuard) {
-        let others = || guard.try_lease_owned(BLOCK).expect("limits are ample");
-        ((0..LOCK_FREE).map(|_| others()).collect(), guard)
+        ((0..MAGAZINE).map(|_| library::lease_owned(&guard, BLOCK)).collect(), guard)
     };
-    world.rounds(thread, open, |(_, guard)| {
-        touch(&mut guard.try_lease(BLOCK).expect("limits are ample"));
-    })
+    world.rounds(thread, open, |(_, guard)| touch(&mut library::lease(guard, BLOCK)))
 }
 
 fn reserve(world: &World, thread: usize) -> Work {
     world.rounds(
         thread,
         |guard| guard,
-        |guard| drop(black_box(guard.try_reserve(BLOCK as u64).expect("limits are ample"))),
+        |guard| drop(black_box(library::reserve(guard, BLOCK as u64))),
     )
 }
 
 /// The peer has other connections, so its scope stays.
 fn admit(world: &World, thread: usize) -> Work {
-    let (world, peer) = (world.clone(), peer(thread));
-    let _others = world.connect(&peer);
+    let world = world.clone();
+    let other = world.connect(thread);
     repeat(move || {
-        let _others = &_others;
-        drop(black_box(world.connect(&peer)));
+        let _other = &other;
+        drop(black_box(world.connect(thread)));
     })
 }
 

@@ -6,17 +6,20 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crate::contenders::{CONTENDERS, Work, World};
-
 /// How many threads there are at most.
 pub const THREADS: usize = 2;
-/// How often a thread looks whether the other one is done, in one turn.
-const LOOKS: u64 = 16;
+/// How often a thread checks whether the other one is done, in one turn.
+const CHECKS: u64 = 16;
+
+/// Does something so many times.
+pub type Work = Box<dyn FnMut(u64)>;
+
+/// Prepares a contender's work for a thread, on that thread.
+pub type Prepare = Box<dyn Fn(usize) -> Work + Send + Sync>;
 
 /// Threads that wait for work. All of them live as long as the crew, whether they work or not: a
 /// process with a single thread takes short cuts in its allocator that no server would see.
 pub struct Crew {
-    world: World,
     hands: Vec<Hand>,
 }
 
@@ -42,20 +45,15 @@ struct Race {
 }
 
 impl Crew {
-    /// Hires all hands, and waits until each has prepared every contender.
-    pub fn new() -> Self {
-        let world = World::new();
-        let hands = (0..THREADS).map(|thread| Hand::hire(world.clone(), thread)).collect();
-        Self { world, hands }
+    /// Starts all threads, and waits until each has prepared every contender.
+    pub fn new(contenders: impl IntoIterator<Item = Prepare>) -> Self {
+        let contenders: Arc<[Prepare]> = contenders.into_iter().collect();
+        let hands = (0..THREADS).map(|thread| Hand::hire(contenders.clone(), thread)).collect();
+        Self { hands }
     }
 
-    /// What the threads share.
-    pub fn world(&self) -> &World {
-        &self.world
-    }
-
-    /// Lets the first `threads` hands do the same thing about so many `times` each, at the same
-    /// time. Answers nanoseconds per operation of a thread, their mean.
+    /// Lets the first `threads` threads do the same thing about so many `times` each, at the same
+    /// time. Returns nanoseconds per operation of a thread, their mean.
     pub fn measure(&self, contender: usize, threads: usize, times: u64) -> f64 {
         let hands = &self.hands[..threads];
         let race = Arc::new(Race {
@@ -70,20 +68,13 @@ impl Crew {
     }
 }
 
-impl Default for Crew {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Hand {
-    fn hire(world: World, thread: usize) -> Self {
+    fn hire(contenders: Arc<[Prepare]>, thread: usize) -> Self {
         let (orders, inbox) = channel::<Order>();
         let (outbox, paces) = channel();
         let work = move || {
-            let prepare = |contender: &crate::Contender| (contender.prepare)(&world, thread);
-            let mut works: Vec<Work> = CONTENDERS.iter().map(prepare).collect();
-            let report = |pace| outbox.send(pace).expect("the crew waits for the answer");
+            let mut works: Vec<Work> = contenders.iter().map(|prepare| prepare(thread)).collect();
+            let report = |pace| outbox.send(pace).expect("the crew waits for the pace");
             report(0.0);
             for order in inbox {
                 report(order.race.run(&mut works[order.contender], order.times));
@@ -101,7 +92,7 @@ impl Hand {
     }
 
     fn pace(&self) -> f64 {
-        self.paces.recv().expect("a hand answers each order")
+        self.paces.recv().expect("a hand reports after each order")
     }
 }
 
@@ -114,16 +105,17 @@ impl Drop for Hand {
 }
 
 impl Race {
-    /// Works until `times` is reached here or elsewhere, so that nobody works alone for long.
+    /// Works until `times` is reached on this thread or another one, so that no thread works alone
+    /// for long.
     fn run(&self, work: &mut Work, times: u64) -> f64 {
-        let times = times.div_ceil(LOOKS);
+        let times = times.div_ceil(CHECKS);
         self.ready.fetch_add(1, Ordering::AcqRel);
         while self.ready.load(Ordering::Acquire) < self.runners {
             thread::yield_now();
         }
         let start = Instant::now();
         let mut done = 0;
-        while done < LOOKS && !(done > 0 && self.over.load(Ordering::Relaxed)) {
+        while done < CHECKS && !(done > 0 && self.over.load(Ordering::Relaxed)) {
             work(times);
             done += 1;
         }

@@ -34,13 +34,14 @@ pub trait Backing: Send + Sync + 'static {
     /// One connection's share of it.
     type Connection: Connection;
 
-    /// Lets a connection in. One that is refused is closed when this returns.
+    /// Lets a connection in, its memory first: of two variables the last is dropped first, and the
+    /// socket has to go before its budget. One that is refused is closed when this returns.
     fn admit(
         &self,
         door: Door,
         remote: SocketAddr,
         socket: TcpStream,
-    ) -> Option<(TcpStream, Self::Connection)>;
+    ) -> Option<(Self::Connection, TcpStream)>;
 
     /// Ends every connection that is still open.
     fn drain(&self, hoard: &Hoard<Self::Connection>);

@@ -28,9 +28,9 @@ impl Backing for Control {
         _door: Door,
         _remote: SocketAddr,
         socket: TcpStream,
-    ) -> Option<(TcpStream, PlainConnection)> {
+    ) -> Option<(PlainConnection, TcpStream)> {
         let connection = PlainConnection { switch: Arc::default(), books: self.books.clone() };
-        Some((socket, connection))
+        Some((connection, socket))
     }
 
     /// What grpc-go kept its list for.

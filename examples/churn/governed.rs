@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use leasehold::{
     BindError, ConnectionGuard, ConnectionHandle, Governor, Lease, LeaseError, Limits, Orphan,
-    OwnedLease, Pinned, Reason, RefusalRow, Reservation, Resource, Revoked, Scope, Snapshot, Usage,
+    OwnedLease, Pinned, Reason, RefusalRow, Reservation, Resource, Revoked, Scope, ScopeRow,
+    Snapshot, Usage,
 };
 use tokio::net::TcpStream;
 
@@ -18,11 +19,11 @@ use crate::plan::Refusal;
 use crate::server::Hoard;
 
 /// Memory that a governor gives out.
-pub struct Governed {
+pub struct GovernedMemory {
     governor: Governor,
 }
 
-impl Governed {
+impl GovernedMemory {
     /// Memory within `limits`.
     pub fn new(limits: Limits) -> Self {
         Self { governor: Governor::new(limits).expect("the only class has a short name") }
@@ -34,7 +35,7 @@ impl Governed {
     }
 }
 
-impl Backing for Governed {
+impl Backing for GovernedMemory {
     type Connection = GovernedConnection;
 
     fn admit(
@@ -42,11 +43,11 @@ impl Backing for Governed {
         door: Door,
         remote: SocketAddr,
         socket: TcpStream,
-    ) -> Option<(TcpStream, GovernedConnection)> {
+    ) -> Option<(GovernedConnection, TcpStream)> {
         // Dropping a `TcpStream` closes it, so there is nothing left to do for a refused one.
         let admission = self.governor.inbound().remote(remote).class(door.class());
-        let (socket, guard) = admission.try_admit_with(socket, |_, _| ()).ok()?;
-        Some((socket, GovernedConnection { guard }))
+        let (guard, socket) = admission.try_govern(socket).ok()?.into_parts();
+        Some((GovernedConnection { guard }, socket))
     }
 
     /// The governor knows its connections: a server needs no list to drain them.
@@ -87,16 +88,16 @@ impl Connection for GovernedConnection {
     type Window = Reservation;
 
     fn handle(&self) -> ConnectionHandle {
-        self.guard.handle()
+        self.guard.handle().clone()
     }
 
     fn bind_peer(&self, name: &[u8]) -> Result<(), Stop> {
-        Ok(self.guard.bind_peer(name)?)
+        Ok(self.guard.handle().bind_peer(name)?)
     }
 
     #[track_caller]
     fn reserve(&self, bytes: u64) -> Result<Reservation, Stop> {
-        Ok(self.guard.try_reserve(bytes)?)
+        Ok(self.guard.handle().try_reserve(bytes)?)
     }
 
     #[track_caller]
@@ -106,7 +107,7 @@ impl Connection for GovernedConnection {
 
     #[track_caller]
     fn lease_owned(&self, len: usize) -> Result<OwnedLease, Stop> {
-        Ok(self.guard.try_lease_owned(len)?)
+        Ok(self.guard.handle().try_lease_owned(len)?)
     }
 
     fn keep<'c>(&'c self, frame: Lease<'c>) -> OwnedLease {
@@ -122,7 +123,7 @@ impl Connection for GovernedConnection {
         F: Future + Send,
         F::Output: Send,
     {
-        self.guard.until_revoked(work).await.ok()
+        self.guard.handle().until_revoked(work).await.ok()
     }
 }
 
@@ -214,25 +215,20 @@ fn orphans_by_site(orphans: &[Orphan]) -> Vec<Orphans> {
 
 /// Whatever isn't zero although every connection is gone.
 fn leftovers(snapshot: &Snapshot) -> Vec<String> {
-    let mut scopes = vec![
-        ("the system".to_owned(), &snapshot.system.usage),
-        ("the transient scope".to_owned(), &snapshot.transient.usage),
-    ];
-    for class in &snapshot.classes {
-        scopes.push((format!("class {}", class.name), &class.row.usage));
-    }
-    let mut leftovers: Vec<String> = scopes
-        .into_iter()
-        .filter(|(_, usage)| **usage != Usage::default())
-        .map(|(scope, usage)| {
+    let used = snapshot.scopes.iter().filter(|row| row.usage != Usage::default());
+    let mut leftovers: Vec<String> = used
+        .filter(|row| row.peer.is_none())
+        .map(|ScopeRow { scope, class, usage, .. }| {
+            let class = class.iter().map(|name| format!(" {name}")).collect::<String>();
             let connections = usage.connections();
-            format!("{scope}: {connections} connections, {} bytes", usage.memory)
+            format!("scope {scope}{class}: {connections} connections, {} bytes", usage.memory)
         })
         .collect();
-    if !snapshot.peers.is_empty() {
-        leftovers.push(format!("{} peers that have a scope", snapshot.peers.len()));
+    let peers = snapshot.rows(Scope::Peer).count();
+    if peers > 0 {
+        leftovers.push(format!("{peers} peers that have a scope"));
     }
-    for class in &snapshot.arena.classes {
+    for class in &snapshot.arena.size_classes {
         if class.blocks_in_use > 0 {
             let (blocks, size) = (class.blocks_in_use, class.block_bytes);
             leftovers.push(format!("the arena: {blocks} blocks of {size} bytes"));

@@ -59,7 +59,7 @@ use tokio::runtime::Runtime;
 use crate::cli::Args;
 use crate::control::Control;
 use crate::figures::Figures;
-use crate::governed::Governed;
+use crate::governed::GovernedMemory;
 use crate::monitor::Monitor;
 use crate::plan::Plan;
 use crate::sabotage::Sabotaged;
@@ -117,7 +117,7 @@ fn run_governed(args: &Args, plan: &Plan) -> io::Result<Figures> {
     let monitor = Monitor::new("governed", plan);
     match args.sabotage {
         None => {
-            let governed = Governed::new(budget::limits(plan.concurrency));
+            let governed = GovernedMemory::new(budget::limits(plan.concurrency));
             runtime.block_on(run::run(governed, plan, monitor))
         }
         Some(kind) => {

@@ -1,7 +1,7 @@
 //! Breaking one promise on purpose, to see the checks bite.
 //!
 //! Each kind is a mistake that a server around a governor can make. Apart from the mistake it
-//! behaves like [`Governed`].
+//! behaves like [`GovernedMemory`].
 
 use std::any::Any;
 use std::mem;
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::backing::{Audit, Backing, Connection, Door, Stop, Totals};
 use crate::budget::{self, PEER_CONNECTIONS};
-use crate::governed::{Governed, GovernedConnection};
+use crate::governed::{GovernedConnection, GovernedMemory};
 use crate::server::Hoard;
 
 /// What to get wrong.
@@ -42,7 +42,7 @@ pub enum Sabotage {
 
 /// A governed server's memory, with a mistake.
 pub struct Sabotaged {
-    governed: Governed,
+    governed: GovernedMemory,
     kind: Sabotage,
     hidden: Hidden,
 }
@@ -58,7 +58,7 @@ impl Sabotaged {
             Sabotage::TightenLimits => tightened(concurrency),
             _ => budget::limits(concurrency),
         };
-        Self { governed: Governed::new(limits), kind, hidden: Hidden::default() }
+        Self { governed: GovernedMemory::new(limits), kind, hidden: Hidden::default() }
     }
 
     /// Repeats the accept path of go-libp2p v0.35.0: refused, and not closed.
@@ -67,11 +67,11 @@ impl Sabotaged {
         door: Door,
         remote: SocketAddr,
         socket: TcpStream,
-    ) -> Option<(TcpStream, GovernedConnection)> {
+    ) -> Option<(GovernedConnection, TcpStream)> {
         let admission = self.governed.governor().inbound().remote(remote).class(door.class());
-        let (socket, guard) =
-            admission.try_admit_with(socket, |socket, _| hide(&self.hidden, socket)).ok()?;
-        Some((socket, GovernedConnection::new(guard)))
+        let admitted = admission.try_admit_with(socket, |socket, _| hide(&self.hidden, socket));
+        let (guard, socket) = admitted.ok()?.into_parts();
+        Some((GovernedConnection::new(guard), socket))
     }
 }
 
@@ -99,14 +99,14 @@ impl Backing for Sabotaged {
         door: Door,
         remote: SocketAddr,
         socket: TcpStream,
-    ) -> Option<(TcpStream, SabotagedConnection)> {
+    ) -> Option<(SabotagedConnection, TcpStream)> {
         let admitted = match self.kind {
             Sabotage::LeakRefused => self.admit_and_leak(door, remote, socket),
             _ => self.governed.admit(door, remote, socket),
         };
-        let (socket, governed) = admitted?;
+        let (governed, socket) = admitted?;
         let hidden = self.hidden.clone();
-        Some((socket, SabotagedConnection { governed: Some(governed), kind: self.kind, hidden }))
+        Some((SabotagedConnection { governed: Some(governed), kind: self.kind, hidden }, socket))
     }
 
     fn drain(&self, _hoard: &Hoard<SabotagedConnection>) {

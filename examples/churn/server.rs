@@ -220,18 +220,18 @@ async fn accept<B: Backing>(
         };
         // A refusal is an event, never an error that ends the loop.
         let admitted = shared.backing.admit(door, remote, socket);
-        let session = admitted.map(|(socket, connection)| {
+        let session = admitted.map(|(connection, socket)| {
             let session = Arc::new(Session::new(connection.handle()));
             // The mistake: nothing ever takes it out again.
             shared.hoard.lock().push(session.clone());
-            (socket, connection, session)
+            (connection, socket, session)
         });
         shared.tally.send_modify(|tally| {
             tally.accepted += 1;
             tally.in_service += u64::from(session.is_some());
         });
-        if let Some((socket, connection, session)) = session {
-            tokio::spawn(serve(shared.clone(), socket, connection, session, log.clone()));
+        if let Some((connection, socket, session)) = session {
+            tokio::spawn(serve(shared.clone(), connection, socket, session, log.clone()));
         }
     }
 }
@@ -239,8 +239,8 @@ async fn accept<B: Backing>(
 /// Serves one connection to its end, whoever ends it.
 async fn serve<B: Backing>(
     shared: Arc<Shared<B>>,
-    mut socket: TcpStream,
     connection: B::Connection,
+    mut socket: TcpStream,
     session: Arc<Session<B::Connection>>,
     log: mpsc::Sender<Bytes>,
 ) {

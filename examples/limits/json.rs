@@ -90,7 +90,7 @@ fn limit(limit: Limit) -> Value {
 fn rate(rate: Option<Rate>) -> Value {
     rate.map_or_else(
         || "unlimited".into(),
-        |rate| json!({ "interval_seconds": rate.interval().as_secs_f64(), "burst": rate.burst() }),
+        |rate| json!({ "interval_seconds": rate.interval().as_secs_f64(), "burst": rate.burst_size() }),
     )
 }
 

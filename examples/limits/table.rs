@@ -164,6 +164,6 @@ fn mib(bytes: u64) -> String {
 fn rate(rate: Option<Rate>) -> String {
     rate.map_or_else(
         || "unlimited".to_owned(),
-        |rate| format!("one in {:?}, {} at once", rate.interval(), rate.burst()),
+        |rate| format!("one in {:?}, {} at once", rate.interval(), rate.burst_size()),
     )
 }

@@ -63,8 +63,8 @@ fn came_while_it_was_full(weight: u64) -> (Governor, ConnectionGuard) {
 /// A connection that its address counts, promoted because the ordinary system is full.
 fn promoted(governor: &Governor) -> ConnectionGuard {
     let guard = governor.inbound().remote(ip(1)).try_admit().expect("room");
-    std::mem::forget(guard.try_reserve(100).expect("the allow list helps"));
-    assert_eq!(governor.snapshot().allowlisted_system.usage.memory, 100);
+    std::mem::forget(guard.handle().try_reserve(100).expect("the allow list helps"));
+    assert_eq!(governor.snapshot().scope(Scope::AllowlistedSystem).usage.memory, 100);
     guard
 }
 
@@ -76,7 +76,7 @@ fn full_system() -> Limits {
 fn a_promoted_connection_that_moves_within_the_allow_list_is_counted_once() {
     let governor = governor(full_system());
     let guard = promoted(&governor);
-    guard.rebind_source(ip(2)).expect("allow-listed too");
+    guard.handle().rebind_source(ip(2)).expect("allow-listed too");
     drop(guard);
     governor.set_limits(Limits::unlimited().subnets(each_address(2))).expect("valid limits");
     assert_eq!((room(&governor, ip(1)), room(&governor, ip(2))), (2, 2));
@@ -86,9 +86,9 @@ fn a_promoted_connection_that_moves_within_the_allow_list_is_counted_once() {
 fn a_promoted_connection_that_leaves_the_allow_list_is_counted_once() {
     let governor = governor(full_system());
     let guard = governor.inbound().remote(ip(1)).try_admit().expect("room");
-    let reserved = guard.try_reserve(100).expect("the allow list helps");
+    let reserved = guard.handle().try_reserve(100).expect("the allow list helps");
     drop(reserved);
-    guard.rebind_source(IpAddr::from([198, 51, 100, 1])).expect("there is room");
+    guard.handle().rebind_source(IpAddr::from([198, 51, 100, 1])).expect("there is room");
     drop(guard);
     governor.set_limits(Limits::unlimited().subnets(each_address(2))).expect("valid limits");
     assert_eq!(room(&governor, ip(1)), 2);
@@ -99,7 +99,10 @@ fn a_promoted_connection_that_turns_out_to_have_no_address_is_counted_no_more() 
     let governor = governor(full_system());
     let guard = promoted(&governor);
     governor.set_limits(Limits::unlimited().subnets(each_address(2))).expect("valid limits");
-    guard.rebind_source(leasehold::Source::opaque("a pipe").expect("short")).expect("room");
+    guard
+        .handle()
+        .rebind_source(leasehold::Source::opaque("a pipe").expect("short"))
+        .expect("room");
     drop(guard);
     assert_eq!(room(&governor, ip(1)), 2);
 }
@@ -111,14 +114,14 @@ fn a_promoted_connection_may_move_within_its_full_prefix() {
     let guard = promoted(&governor);
     governor.set_limits(Limits::unlimited().subnets(subnets)).expect("valid limits");
     // It is the one connection that the prefix has.
-    guard.rebind_source(ip(2)).expect("nothing changes for the prefix");
+    guard.handle().rebind_source(ip(2)).expect("nothing changes for the prefix");
 }
 
 #[test]
 fn a_streams_class_is_not_full_of_what_its_connections_keep_idle() {
     let (governor, _idle) = idle_class();
     let guard = governor.inbound().try_admit().expect("room");
-    let stream = guard.try_open_stream(Direction::Inbound).expect("room");
+    let stream = guard.handle().try_open_stream(Direction::Inbound).expect("room");
     stream.bind_class("public").expect("room");
     let _lease = stream.try_lease_owned(16384).expect("all of the class's memory is idle");
 }
@@ -127,7 +130,7 @@ fn a_streams_class_is_not_full_of_what_its_connections_keep_idle() {
 fn a_stream_is_bound_to_a_class_whose_connections_keep_memory_idle() {
     let (governor, _idle) = idle_class();
     let guard = governor.inbound().try_admit().expect("room");
-    let stream = guard.try_open_stream(Direction::Inbound).expect("room");
+    let stream = guard.handle().try_open_stream(Direction::Inbound).expect("room");
     let _lease = stream.try_lease_owned(16384).expect("room");
     stream.bind_class("public").expect("all of the class's memory is idle");
 }
@@ -140,10 +143,10 @@ fn a_stream_is_bound_to_a_class_that_its_connections_own_idle_memory_does_not_fi
     let idle = governor.inbound().peer(&peer).class("public").try_admit().expect("room");
     make_idle(&idle, 16384, 4);
     let guard = governor.inbound().try_admit().expect("room");
-    let stream = guard.try_open_stream(Direction::Inbound).expect("room");
+    let stream = guard.handle().try_open_stream(Direction::Inbound).expect("room");
     stream.bind_class("public").expect("room");
     let _lease = stream.try_lease_owned(16384).expect("room");
-    guard.bind_peer(&peer).expect("all of the peer's part of the class is idle");
+    guard.handle().bind_peer(&peer).expect("all of the peer's part of the class is idle");
 }
 
 #[test]
@@ -157,7 +160,7 @@ fn the_allow_listed_system_is_not_full_of_idle_memory_for_admissions() {
 fn the_allow_listed_system_is_not_full_of_idle_memory_for_promotions() {
     let (governor, _idle) = idle_allowlisted_system();
     let guard = governor.inbound().remote(ip(2)).try_admit().expect("room");
-    let reserved = guard.try_reserve(30 * KIB);
+    let reserved = guard.handle().try_reserve(30 * KIB);
     let _reserved = reserved.expect("48 KiB are idle");
 }
 
@@ -166,14 +169,17 @@ fn the_ordinary_system_is_not_full_of_idle_memory_for_who_leaves_the_allow_list(
     let (governor, guard) = came_while_it_was_full(20 * KIB);
     let idle = governor.inbound().try_admit().expect("room");
     make_idle(&idle, 16384, 4);
-    guard.rebind_source(IpAddr::from([198, 51, 100, 1])).expect("all of the system's is idle");
+    guard
+        .handle()
+        .rebind_source(IpAddr::from([198, 51, 100, 1]))
+        .expect("all of the system's is idle");
 }
 
 #[test]
 fn the_idle_memory_of_who_leaves_the_allow_list_is_not_in_its_way() {
     let (_governor, guard) = came_while_it_was_full(KIB);
     make_idle(&guard, 16384, 4);
-    guard.rebind_source(IpAddr::from([198, 51, 100, 1])).expect("it holds 1 KiB");
+    guard.handle().rebind_source(IpAddr::from([198, 51, 100, 1])).expect("it holds 1 KiB");
 }
 
 #[test]
@@ -194,9 +200,9 @@ fn the_arena_has_room_for_who_is_still_allow_listed() {
 fn a_stream_that_was_bound_to_its_connections_class_has_a_class() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().class("public").try_admit().expect("room");
-    let stream = guard.try_open_stream(Direction::Inbound).expect("room");
+    let stream = guard.handle().try_open_stream(Direction::Inbound).expect("room");
     stream.bind_class("public").expect("room");
-    assert_eq!(stream.bind_class("other"), Err(BindError::AlreadyBound));
+    assert_eq!(stream.bind_class("other"), Err(BindError::StreamAlreadyBound));
 }
 
 #[test]
@@ -207,20 +213,19 @@ fn what_is_refused_moves_nobody() {
         .allow(allow_all());
     let governor = governor(limits);
     let guard = governor.inbound().remote(ip(1)).try_admit().expect("room");
-    let stream = guard.try_open_stream(Direction::Inbound).expect("room");
+    let stream = guard.handle().try_open_stream(Direction::Inbound).expect("room");
     stream.bind_class("narrow").expect("room");
     let refused = stream.try_reserve(100).expect_err("no class has so much");
-    // What is told is why the allow list had to be tried.
-    assert_eq!(refused.refused().map(|refused| refused.scope()), Some(Scope::System));
-    assert!(matches!(refused, LeaseError::Refused(_)), "{refused}");
-    assert_eq!(governor.snapshot().allowlisted_system.usage.streams(), 0);
+    // The class is asked before the system, so the allow list is not tried at all.
+    assert_eq!(refused.refused().map(|refused| refused.scope()), Some(Scope::Class));
+    assert_eq!(governor.snapshot().scope(Scope::AllowlistedSystem).usage.streams(), 0);
 }
 
 #[test]
 fn a_reservation_that_outlives_its_stream_is_charged_to_the_streams_class() {
     let governor = governor(Limits::unlimited().class("narrow", scope().memory(80)));
     let guard = governor.inbound().try_admit().expect("room");
-    let stream = guard.try_open_stream(Direction::Inbound).expect("room");
+    let stream = guard.handle().try_open_stream(Direction::Inbound).expect("room");
     stream.bind_class("narrow").expect("room");
     let mut reservation = stream.try_reserve(0).expect("room");
     drop(stream);
@@ -245,7 +250,7 @@ fn observing_counts_nothing_that_would_not_be_refused() {
         let idle = governor.inbound().try_admit().expect("room");
         make_idle(&idle, 16384, 4);
         let guard = governor.inbound().try_admit().expect("room");
-        let reserved = guard.try_reserve(16384).map(drop);
+        let reserved = guard.handle().try_reserve(16384).map(drop);
         (reserved, governor.snapshot().observed.len())
     };
     assert_eq!(reserve_beside_idle(limits.clone()), (Ok(()), 0));
@@ -262,8 +267,8 @@ fn who_can_be_promoted_is_not_told_that_it_never_fits() {
     let filler = governor.inbound().remote(ip(1)).weight(150).try_admit();
     let filler = filler.expect("the allow list helps");
     let guard = governor.inbound().remote(ip(2)).try_admit().expect("room");
-    let refused = guard.try_reserve(100).expect_err("nothing has 100 now");
+    let refused = guard.handle().try_reserve(100).expect_err("nothing has 100 now");
     drop(filler);
-    let _granted = guard.try_reserve(100).expect("the allow list helps");
+    let _granted = guard.handle().try_reserve(100).expect("the allow list helps");
     assert!(matches!(refused, LeaseError::Refused(_)), "{refused}");
 }

@@ -116,7 +116,7 @@ proptest! {
         let governor = Governor::new(node_type.limits(&Host::new(memory, fds))).unwrap();
         let guard = governor.outbound().peer("alice").try_admit().unwrap();
         let _lease = guard.try_lease(1 << 16).unwrap();
-        let _stream = guard.try_open_stream(leasehold::Direction::Outbound).unwrap();
+        let _stream = guard.handle().try_open_stream(leasehold::Direction::Outbound).unwrap();
     }
 }
 

@@ -117,7 +117,7 @@ fn visit(governor: &Governor, shelf: &Shelf, dice: &mut Dice) -> Option<()> {
                 }
             }
             9 => {
-                if let Ok(stream) = guard.try_open_stream(Direction::Inbound) {
+                if let Ok(stream) = guard.handle().try_open_stream(Direction::Inbound) {
                     if let Ok(lease) = stream.try_lease_owned(len) {
                         shelf.put(Left::Owned(lease, 0));
                     }
@@ -125,9 +125,9 @@ fn visit(governor: &Governor, shelf: &Shelf, dice: &mut Dice) -> Option<()> {
                 }
             }
             10 => {
-                let _ = guard.bind_peer(if step % 2 == 0 { "alice" } else { "bob" });
+                let _ = guard.handle().bind_peer(if step % 2 == 0 { "alice" } else { "bob" });
             }
-            11 => drop(guard.trim()),
+            11 => drop(guard.handle().trim()),
             12 => shelf.put(Left::Handle(handle.clone())),
             _ => use_up(shelf.take(dice), shelf, dice),
         }
@@ -234,8 +234,11 @@ fn threads_that_share_everything_leave_nothing() {
         let snapshot = governor.snapshot();
         assert!(snapshot.totals.leased_bytes >= leased, "a counter fell");
         leased = snapshot.totals.leased_bytes;
-        assert!(snapshot.system.usage.memory <= 4 * MIB, "above every limit there ever was");
-        assert!(snapshot.system.usage.connections() <= 60);
+        assert!(
+            snapshot.scope(Scope::System).usage.memory <= 4 * MIB,
+            "above every limit there ever was"
+        );
+        assert!(snapshot.scope(Scope::System).usage.connections() <= 60);
         round += 1;
         if round % 50 == 0 {
             governor.set_limits(limits(round % 100 == 0)).unwrap();
@@ -354,27 +357,16 @@ fn any_limits(dice: &mut Dice, play: Play) -> Limits {
 
 /// No row is above its limits, which have not changed.
 fn assert_within_limits(snapshot: &Snapshot) {
-    let systems = [
-        ("system", snapshot.system),
-        ("transient", snapshot.transient),
-        ("allow-listed system", snapshot.allowlisted_system),
-        ("allow-listed transient", snapshot.allowlisted_transient),
-    ];
-    let systems = systems.map(|(name, row)| (name.to_string(), row));
-    let peers = snapshot.peers.iter().map(|row| (row.peer.to_string(), row.row));
-    let classes = snapshot.classes.iter().map(|row| (row.name.to_string(), row.row));
-    let parts = snapshot.class_peers.iter().map(|row| (format!("{row:?}"), row.row));
-    for (name, ScopeRow { usage, limits, .. }) in
-        systems.into_iter().chain(peers).chain(classes).chain(parts)
-    {
+    for row in &snapshot.scopes {
+        let ScopeRow { usage, limits, .. } = row;
         let within = |used: u64, limit: Limit| match limit {
             Limit::Unlimited => true,
             Limit::Blocked => used == 0,
             Limit::Max(max) => used <= max,
         };
-        assert!(within(usage.memory, limits.memory), "{name}: {usage:?} of {limits:?}");
-        assert!(within(usage.connections(), limits.connections), "{name}: {usage:?}");
-        assert!(within(usage.streams(), limits.streams), "{name}: {usage:?}");
+        assert!(within(usage.memory, limits.memory), "{row:?}");
+        assert!(within(usage.connections(), limits.connections), "{row:?}");
+        assert!(within(usage.streams(), limits.streams), "{row:?}");
     }
 }
 
@@ -465,7 +457,7 @@ fn roam(governor: &Governor, shelf: &Shelf, dice: &mut Dice, play: Play) -> Opti
         let len = size(dice);
         match dice.roll(16) {
             0 | 1 => {
-                if let Ok(mut lease) = guard.try_lease_at(len, priority(dice)) {
+                if let Ok(mut lease) = guard.request().priority(priority(dice)).try_lease(len) {
                     lease.put_bytes(7, len);
                     match dice.roll(3) {
                         0 => shelf.put(Left::Bytes(lease.freeze())),
@@ -474,20 +466,24 @@ fn roam(governor: &Governor, shelf: &Shelf, dice: &mut Dice, play: Play) -> Opti
                 }
             }
             2 => {
-                if let Ok(lease) = guard.handle().try_lease_owned_at(len, priority(dice)) {
+                if let Ok(lease) =
+                    guard.handle().request().priority(priority(dice)).try_lease_owned(len)
+                {
                     shelf.put(Left::Owned(lease, 0));
                 }
             }
             3 => {
                 let bytes =
                     [dice.roll(100_000), u64::MAX, u64::MAX / 2][dice.roll(20) as usize / 18];
-                if let Ok(reservation) = guard.try_reserve_at(bytes, priority(dice)) {
+                if let Ok(reservation) =
+                    guard.handle().request().priority(priority(dice)).try_reserve(bytes)
+                {
                     shelf.put(Left::Reservation(reservation));
                 }
             }
             4 | 5 => {
                 let direction = [Direction::Inbound, Direction::Outbound][dice.roll(2) as usize];
-                if let Ok(stream) = guard.try_open_stream(direction) {
+                if let Ok(stream) = guard.handle().try_open_stream(direction) {
                     streams.push(stream);
                 }
             }
@@ -498,7 +494,8 @@ fn roam(governor: &Governor, shelf: &Shelf, dice: &mut Dice, play: Play) -> Opti
                         let _ = streams[nth].bind_class(name(dice));
                     }
                     1 | 2 => {
-                        if let Ok(mut lease) = streams[nth].try_lease_owned_at(len, priority(dice))
+                        if let Ok(mut lease) =
+                            streams[nth].request().priority(priority(dice)).try_lease_owned(len)
                         {
                             if let Ok(mut pin) = lease.pin() {
                                 pin.put_bytes(9, len / 8);
@@ -511,8 +508,10 @@ fn roam(governor: &Governor, shelf: &Shelf, dice: &mut Dice, play: Play) -> Opti
                         }
                     }
                     3 => {
-                        let reserved =
-                            streams[nth].try_reserve_at(dice.roll(50_000), priority(dice));
+                        let reserved = streams[nth]
+                            .request()
+                            .priority(priority(dice))
+                            .try_reserve(dice.roll(50_000));
                         if let Ok(reservation) = reserved {
                             shelf.put(Left::Reservation(reservation));
                         }
@@ -522,7 +521,7 @@ fn roam(governor: &Governor, shelf: &Shelf, dice: &mut Dice, play: Play) -> Opti
                 }
             }
             11 => {
-                let _ = guard.bind_peer(PEERS[dice.roll(3) as usize]);
+                let _ = guard.handle().bind_peer(PEERS[dice.roll(3) as usize]);
             }
             12 if play.moves => move_elsewhere(&guard, dice),
             _ => use_up(shelf.take(dice), shelf, dice),
@@ -536,8 +535,10 @@ fn roam(governor: &Governor, shelf: &Shelf, dice: &mut Dice, play: Play) -> Opti
 
 fn move_elsewhere(guard: &ConnectionGuard, dice: &mut Dice) {
     let moved = match dice.roll(4) {
-        0 => guard.rebind_source(leasehold::Source::opaque("a pipe").expect("a short name")),
-        _ => guard.rebind_source(address(dice)),
+        0 => {
+            guard.handle().rebind_source(leasehold::Source::opaque("a pipe").expect("a short name"))
+        }
+        _ => guard.handle().rebind_source(address(dice)),
     };
     let _ = moved;
 }
@@ -643,7 +644,7 @@ fn streams_that_come_and_go_on_one_connection_leave_no_class() {
             threads.spawn(move || {
                 let mut dice = Dice(u64::wrapping_mul(seed + 5, 0x9e37_79b9_7f4a_7c15));
                 while !done.load(Ordering::Relaxed) {
-                    let stream = guard.try_open_stream(Direction::Inbound);
+                    let stream = guard.handle().try_open_stream(Direction::Inbound);
                     for _ in 0..dice.roll(8) {
                         let Ok(stream) = &stream else { break };
                         let at = priority(&mut dice);
@@ -653,12 +654,16 @@ fn streams_that_come_and_go_on_one_connection_leave_no_class() {
                             }
                             1 => {
                                 let bytes = dice.roll(2) * dice.roll(60_000);
-                                if let Ok(reservation) = stream.try_reserve_at(bytes, at) {
+                                if let Ok(reservation) =
+                                    stream.request().priority(at).try_reserve(bytes)
+                                {
                                     shelf.put(Left::Reservation(reservation));
                                 }
                             }
                             _ => {
-                                if let Ok(lease) = stream.try_lease_owned_at(size(&mut dice), at) {
+                                if let Ok(lease) =
+                                    stream.request().priority(at).try_lease_owned(size(&mut dice))
+                                {
                                     shelf.put(Left::Owned(lease, 0));
                                 }
                             }
@@ -678,19 +683,198 @@ fn streams_that_come_and_go_on_one_connection_leave_no_class() {
             });
         }
         thread::sleep(LASTS / 2);
-        let _ = guard.bind_peer("alice");
+        let _ = guard.handle().bind_peer("alice");
         thread::sleep(LASTS);
         done.store(true, Ordering::Relaxed);
     });
     shelf.0.lock().clear();
-    guard.trim();
+    guard.handle().trim();
     let snapshot = assert_adds_up(&governor);
     let own = &snapshot.connections[0].usage;
     assert_eq!((own.memory, own.streams_inbound), (0, 0));
-    let classes: Vec<_> = snapshot.classes.iter().map(|class| &*class.name).collect();
-    assert_eq!(classes, ["public"]);
-    assert_eq!(snapshot.classes[0].row.usage.memory, 0);
-    assert_eq!(snapshot.class_peers.len(), usize::from(own.peer.is_some()));
+    let classes: Vec<_> = snapshot.rows(Scope::Class).collect();
+    let [public] = classes[..] else { panic!("{classes:?}") };
+    assert_eq!((public.class.as_deref(), public.usage.memory), (Some("public"), 0));
+    assert_eq!(snapshot.rows(Scope::ClassPeer).count(), usize::from(own.peer.is_some()));
     drop(guard);
     assert_nothing_left(&governor);
+}
+
+/// Keeps many leases of one connection, and lets go of them in some order.
+fn queue_up(governor: &Governor, handles: &[ConnectionHandle], shelf: &Shelf, dice: &mut Dice) {
+    let handle = &handles[dice.roll(handles.len() as u64) as usize];
+    let stream = match dice.roll(4) {
+        0 => handle.try_open_stream(Direction::Inbound).ok(),
+        _ => None,
+    };
+    if let Some(stream) = &stream
+        && dice.roll(4) == 0
+    {
+        let _ = stream.bind_class(name(dice));
+    }
+    let len = size(dice);
+    let count = [3, 9, 17, 40, 100][dice.roll(5) as usize];
+    let lease = |dice: &mut Dice| {
+        let priority = if dice.roll(4) == 0 { priority(dice) } else { Priority::Critical };
+        match &stream {
+            Some(stream) => stream.request().priority(priority).try_lease_owned(len),
+            None => handle.request().priority(priority).try_lease_owned(len),
+        }
+    };
+    let mut queue = std::collections::VecDeque::new();
+    let order = dice.roll(3);
+    for _ in 0..4 * count {
+        if queue.len() < count as usize
+            && let Ok(mut lease) = lease(dice)
+        {
+            let pattern = dice.roll(256) as u8;
+            if dice.roll(2) == 0
+                && let Ok(mut pin) = lease.pin()
+            {
+                pin.put_bytes(pattern, len);
+            }
+            queue.push_back((lease, pattern));
+        }
+        if queue.is_empty() || dice.roll(3) == 0 {
+            continue;
+        }
+        let (mut lease, pattern) = match order {
+            0 => queue.pop_front(),
+            1 => queue.pop_back(),
+            _ => {
+                let nth = dice.roll(queue.len() as u64) as usize;
+                queue.swap_remove_back(nth)
+            }
+        }
+        .expect("it is not empty");
+        match dice.roll(24) {
+            0 => shelf.put(Left::Owned(lease, pattern)),
+            1 => drop(lease.into_pinned().map(|pinned| shelf.put(Left::Pinned(pinned)))),
+            2 => drop(lease.freeze().map(|bytes| shelf.put(Left::Bytes(bytes)))),
+            3 => {
+                if let Ok(pin) = lease.pin() {
+                    std::mem::forget(pin);
+                }
+            }
+            4 => drop(lease.grow()),
+            5 => drop(lease.into_pinned().map(PinnedLease::into_owned)),
+            _ => {
+                if let Ok(pin) = lease.pin() {
+                    assert!(pin.iter().all(|byte| *byte == pattern), "someone wrote to it");
+                }
+            }
+        }
+    }
+    match dice.roll(40) {
+        0 => drop(handle.close()),
+        1..10 => drop(handle.trim()),
+        10..14 => governor.maintain(),
+        14 => drop(handle.bind_peer(PEERS[dice.roll(3) as usize])),
+        15..20 => drop(handle.usage()),
+        _ => {}
+    }
+}
+
+/// Lends from a guard that others work on too, forgets some of it, and ends the connection.
+fn lend(guard: ConnectionGuard, dice: &mut Dice, shelf: &Shelf) {
+    for _ in 0..dice.roll(30) {
+        let len = size(dice);
+        let count = [3, 9, 17, 40, 100][dice.roll(5) as usize];
+        let leases: Vec<_> = (0..count).filter_map(|_| guard.try_lease(len).ok()).collect();
+        for mut lease in leases {
+            lease.put_bytes(3, len);
+            match dice.roll(30) {
+                0 => std::mem::forget(lease),
+                1 => shelf.put(Left::Owned(lease.into_owned(), 3)),
+                2 => shelf.put(Left::Bytes(lease.freeze())),
+                _ => assert!(lease.iter().all(|byte| *byte == 3), "someone wrote to it"),
+            }
+        }
+    }
+    if dice.roll(2) == 0 {
+        guard.close();
+    }
+}
+
+/// Long queues of leases on a few connections that threads share, under limits that change.
+#[test]
+fn queues_beyond_eight_leave_nothing() {
+    use leasehold_heavy_tests::common::HandClock;
+    let clock = HandClock::default();
+    let loose = || {
+        Limits::unlimited()
+            .system(scope().memory(32 * MIB))
+            .connection(scope().memory(8 * MIB))
+            .stream(scope().memory(2 * MIB))
+    };
+    let governor = Governor::builder().clock(clock.clone()).limits(loose()).build().unwrap();
+    let shelf = Shelf::default();
+    let done = AtomicBool::new(false);
+    let shared: Mutex<Vec<ConnectionHandle>> = Mutex::default();
+    let queued = AtomicU64::new(0);
+    thread::scope(|threads| {
+        for seed in 1..=WORKERS {
+            let (governor, shelf, done, shared) = (&governor, &shelf, &done, &shared);
+            let queued = &queued;
+            threads.spawn(move || {
+                let mut dice = Dice(u64::wrapping_mul(seed + 7, 0x9e37_79b9_7f4a_7c15));
+                while !done.load(Ordering::Relaxed) {
+                    if seed % 2 == 0 {
+                        let admission = governor.inbound().class(name(&mut dice));
+                        if let Ok(guard) = admission.try_admit() {
+                            shared.lock().push(guard.handle().clone());
+                            lend(guard, &mut dice, shelf);
+                        }
+                        let mut handles = shared.lock();
+                        let ended =
+                            (handles.len() > 6).then(|| handles.drain(..3).collect::<Vec<_>>());
+                        drop(handles);
+                        drop(ended);
+                    } else {
+                        let handles = shared.lock().clone();
+                        if !handles.is_empty() {
+                            queue_up(governor, &handles, shelf, &mut dice);
+                            queued.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    use_up(shelf.take(&mut dice), shelf, &mut dice);
+                }
+            });
+        }
+        let mut dice = Dice(0x1234_5678_9abc_def1);
+        let started = Instant::now();
+        while started.elapsed() < 3 * LASTS {
+            clock.turn(Duration::from_millis(dice.roll(30_000)));
+            match dice.roll(12) {
+                0..4 => governor.maintain(),
+                4 => governor
+                    .set_limits(any_limits(&mut dice, Play { allows: true, moves: false }))
+                    .unwrap(),
+                5 | 6 => governor.set_limits(loose()).unwrap(),
+                7 => {
+                    let limits = [scope().memory(Limit::Blocked), scope()];
+                    governor.set_peer_limits(
+                        &peer(dice.roll(3) as usize),
+                        limits[dice.roll(2) as usize],
+                    );
+                }
+                8 => drop(governor.drain(|_| true)),
+                _ => {
+                    let snapshot = governor.snapshot();
+                    assert!(snapshot.totals.returned_bytes < 1 << 60, "a count is below zero");
+                }
+            }
+            thread::sleep(Duration::from_millis(dice.roll(5)));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    println!("{} queues", queued.load(Ordering::Relaxed));
+    shared.lock().clear();
+    let snapshot = assert_adds_up(&governor);
+    println!("{} MiB leased", snapshot.totals.leased_bytes / MIB);
+    shelf.0.lock().clear();
+    assert_nothing_left(&governor);
+    let snapshot = governor.snapshot();
+    assert_eq!(snapshot.totals.leased_bytes, snapshot.totals.returned_bytes);
+    assert!(snapshot.arena.mapped_bytes <= 5 * MIB, "{} bytes", snapshot.arena.mapped_bytes);
 }

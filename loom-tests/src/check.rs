@@ -1,6 +1,6 @@
 //! What has to be true whenever nothing is under way.
 
-use leasehold::{Governor, Snapshot, Usage};
+use leasehold::{Governor, Scope, Snapshot, Usage};
 
 use crate::fixture::{Remains, bytes};
 
@@ -16,7 +16,8 @@ pub fn at_rest(governor: &Governor) -> Snapshot {
         "blocks that left the arena are cached or leased",
     );
     assert_eq!(
-        snapshot.system.usage.memory + snapshot.allowlisted_system.usage.memory,
+        snapshot.scope(Scope::System).usage.memory
+            + snapshot.scope(Scope::AllowlistedSystem).usage.memory,
         snapshot.arena.in_use_bytes + totals.reserved_bytes,
         "the systems are charged for what left the arena and what is reserved",
     );
@@ -38,13 +39,20 @@ pub fn at_rest(governor: &Governor) -> Snapshot {
 pub fn all_back(governor: &Governor) {
     let snapshot = at_rest(governor);
     assert_eq!(snapshot.arena.in_use_bytes, 0, "a block did not come back to the arena");
-    let Snapshot { system, transient, allowlisted_system, allowlisted_transient, .. } = &snapshot;
-    for row in [system, transient, allowlisted_system, allowlisted_transient] {
+    for row in &snapshot.scopes {
         assert_eq!(row.usage, Usage::default(), "a scope is still charged");
     }
-    assert_eq!(snapshot.peers, [], "a peer's scope outlives its connections");
-    assert_eq!(snapshot.classes, [], "a class's scope outlives its connections and streams");
-    assert_eq!(snapshot.class_peers, [], "a peer's part of a class outlives its connections");
+    assert_eq!(snapshot.rows(Scope::Peer).count(), 0, "a peer's scope outlives its connections");
+    assert_eq!(
+        snapshot.rows(Scope::Class).count(),
+        0,
+        "a class's scope outlives its connections and streams"
+    );
+    assert_eq!(
+        snapshot.rows(Scope::ClassPeer).count(),
+        0,
+        "a peer's part of a class outlives its connections"
+    );
     assert_eq!(snapshot.connections, [], "an ended connection is still known");
 }
 
@@ -53,8 +61,8 @@ pub fn all_back(governor: &Governor) {
 #[track_caller]
 pub fn ended(governor: &Governor, remains: impl Remains) {
     let snapshot = at_rest(governor);
-    assert_eq!(snapshot.system.usage.connections(), 0, "the connection still counts");
-    assert_eq!(snapshot.system.usage.streams(), 0, "a stream still counts");
+    assert_eq!(snapshot.scope(Scope::System).usage.connections(), 0, "the connection still counts");
+    assert_eq!(snapshot.scope(Scope::System).usage.streams(), 0, "a stream still counts");
     assert_eq!(snapshot.totals.reserved_bytes, 0, "a reservation still counts");
     assert_eq!(snapshot.arena.in_use_bytes, bytes(remains.blocks()));
     assert_eq!(snapshot.totals.orphaned_bytes, snapshot.totals.outstanding_bytes);
@@ -70,9 +78,8 @@ pub fn of_class(governor: &Governor, name: &str) -> [(u64, u64); 2] {
     let sum = |usage: &[Usage]| {
         usage.iter().fold((0, 0), |(s, m), usage| (s + usage.streams(), m + usage.memory))
     };
-    let class = snapshot.classes.iter().filter(|row| *row.name == *name);
-    let parts = snapshot.class_peers.iter().filter(|row| *row.class == *name);
-    let class: Vec<_> = class.map(|row| row.row.usage).collect();
-    let parts: Vec<_> = parts.map(|row| row.row.usage).collect();
-    [sum(&class), sum(&parts)]
+    [Scope::Class, Scope::ClassPeer].map(|scope| {
+        let rows = snapshot.rows(scope).filter(|row| row.class.as_deref() == Some(name));
+        sum(&rows.map(|row| row.usage).collect::<Vec<_>>())
+    })
 }

@@ -9,7 +9,7 @@ use leasehold::{
 };
 
 /// The size of every block, in bytes.
-pub const BLOCK: usize = if cfg!(leasehold_loom) { 256 } else { leasehold::MAX_CLASS_BYTES };
+pub const BLOCK: usize = if cfg!(leasehold_loom) { 256 } else { leasehold::MAX_BLOCK_BYTES };
 
 /// How many blocks a slab has.
 pub const SLAB_BLOCKS: usize = if cfg!(leasehold_loom) { 2 } else { (1 << 20) / BLOCK };
@@ -51,7 +51,7 @@ pub fn lease(guard: &ConnectionGuard) -> Lease<'_> {
 #[track_caller]
 pub fn cache(guard: &ConnectionGuard) {
     drop(lease(guard));
-    assert_eq!(guard.usage().cached_bytes, bytes(1));
+    assert_eq!(guard.handle().usage().unwrap().cached_bytes, bytes(1));
 }
 
 /// Whether a request was granted, or else refused by this scope.

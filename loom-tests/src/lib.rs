@@ -11,7 +11,8 @@
 //!
 //! Every model ends at rest, with [`all_back`]: conservation by the arena's own record.
 //!
-//! **Small on purpose.** With `cfg(leasehold_loom)` a slab has two blocks of 256 bytes, so that a
+//! **Small on purpose.** With `cfg(leasehold_loom)` a slab has two blocks of 256 bytes and a magazine two
+//! slots, so that a
 //! handful of leases reaches every state of a slab, and maps have one shard.
 //!
 //! **Writing one.** Every lock, atomic step and reference count is a point where loom may switch

@@ -28,10 +28,15 @@ fn friend(governor: &Governor) -> ConnectionGuard {
 /// The blocks and the connections of the ordinary system, and of the allow-listed one.
 #[track_caller]
 fn systems(snapshot: &Snapshot) -> [(u64, u64); 2] {
-    let Snapshot { system, transient, allowlisted_system, allowlisted_transient, .. } = snapshot;
-    assert_eq!(system.usage, transient.usage, "nobody has a peer");
-    assert_eq!(allowlisted_system.usage, allowlisted_transient.usage, "nobody has a peer");
-    [system, allowlisted_system].map(|row| (row.usage.memory / bytes(1), row.usage.connections()))
+    let systems = [
+        (Scope::System, Scope::Transient),
+        (Scope::AllowlistedSystem, Scope::AllowlistedTransient),
+    ];
+    systems.map(|(system, transient)| {
+        let usage = snapshot.scope(system).usage;
+        assert_eq!(usage, snapshot.scope(transient).usage, "nobody has a peer");
+        (usage.memory / bytes(1), usage.connections())
+    })
 }
 
 #[test]
@@ -39,9 +44,10 @@ fn promotion_against_a_close() {
     model("promotion_against_a_close", Bounds::TWO_THREADS, || {
         let governor = governor(limits(1));
         let guard = friend(&governor);
-        let held = guard.try_reserve(bytes(1)).unwrap();
-        let handle = guard.handle();
-        let (owned, closed) = race(|| guard.try_lease_owned(BLOCK), move || handle.close());
+        let held = guard.handle().try_reserve(bytes(1)).unwrap();
+        let handle = guard.handle().clone();
+        let (owned, closed) =
+            race(|| guard.handle().try_lease_owned(BLOCK), move || handle.close());
         assert!(closed.is_ok());
         assert!(matches!(owned, Ok(_) | Err(LeaseError::Closed)));
         // It has moved, unless the close came first; nothing is charged in either place.
@@ -58,14 +64,14 @@ fn promotion_against_the_guard() {
     model("promotion_against_the_guard", Bounds::TWO_THREADS, || {
         let governor = governor(limits(1));
         let guard = friend(&governor);
-        let held = guard.try_reserve(bytes(1)).unwrap();
-        let handle = guard.handle();
+        let held = guard.handle().try_reserve(bytes(1)).unwrap();
+        let handle = guard.handle().clone();
         let ((), owned) =
             race(|| drop(guard), move || handle.try_lease_owned(BLOCK).ok()?.into_pinned().ok());
         let left = u64::from(owned.is_some());
         let snapshot = at_rest(&governor);
-        assert_eq!(snapshot.system.usage.memory, 0);
-        assert_eq!(snapshot.allowlisted_system.usage.memory, bytes(left));
+        assert_eq!(snapshot.scope(Scope::System).usage.memory, 0);
+        assert_eq!(snapshot.scope(Scope::AllowlistedSystem).usage.memory, bytes(left));
         drop((held, owned));
         all_back(&governor);
     });
@@ -78,8 +84,10 @@ fn promotion_against_the_last_ordinary_block() {
     model("promotion_against_the_last_ordinary_block", Bounds::TWO_THREADS, || {
         let governor = governor(limits(1));
         let (friend, other) = (friend(&governor), admit(&governor));
-        let (owned, (others, other)) =
-            race(|| friend.try_lease_owned(BLOCK), move || (other.try_lease_owned(BLOCK), other));
+        let (owned, (others, other)) = race(
+            || friend.handle().try_lease_owned(BLOCK),
+            move || (other.handle().try_lease_owned(BLOCK), other),
+        );
         assert!(owned.is_ok(), "there is room for who is covered");
         let expected =
             if granted(&others, Scope::System) { [(1, 1), (1, 1)] } else { [(1, 2), (0, 0)] };
@@ -96,9 +104,11 @@ fn promotion_makes_room_for_a_sibling() {
     model("promotion_makes_room_for_a_sibling", Bounds::TWO_THREADS, || {
         let governor = governor(limits(1));
         let (friend, other) = (friend(&governor), admit(&governor));
-        let held = friend.try_reserve(bytes(1)).unwrap();
-        let (owned, (others, other)) =
-            race(|| friend.try_lease_owned(BLOCK), move || (other.try_lease_owned(BLOCK), other));
+        let held = friend.handle().try_reserve(bytes(1)).unwrap();
+        let (owned, (others, other)) = race(
+            || friend.handle().try_lease_owned(BLOCK),
+            move || (other.handle().try_lease_owned(BLOCK), other),
+        );
         assert!(owned.is_ok(), "there is room for who is covered");
         let fits = u64::from(granted(&others, Scope::System));
         assert_eq!(systems(&at_rest(&governor)), [(fits, 1), (2, 1)]);
@@ -113,8 +123,10 @@ fn last_allowlisted_block() {
     model("last_allowlisted_block", Bounds::TWO_THREADS, || {
         let governor = governor(limits(0).allowlisted_system(room(1)));
         let (one, two) = (friend(&governor), friend(&governor));
-        let (first, (second, two)) =
-            race(|| one.try_lease_owned(BLOCK), move || (two.try_lease_owned(BLOCK), two));
+        let (first, (second, two)) = race(
+            || one.handle().try_lease_owned(BLOCK),
+            move || (two.handle().try_lease_owned(BLOCK), two),
+        );
         assert!(granted_either(&first) != granted_either(&second), "one fits, and one only");
         // The other stays where it was.
         assert_eq!(systems(&at_rest(&governor)), [(0, 1), (1, 1)]);
@@ -129,9 +141,14 @@ fn two_promotions() {
     model("two_promotions", Bounds::TWO_THREADS, || {
         let governor = governor(limits(2));
         let (one, two) = (friend(&governor), friend(&governor));
-        let held = [one.try_reserve(bytes(1)).unwrap(), two.try_reserve(bytes(1)).unwrap()];
-        let (first, (second, two)) =
-            race(|| one.try_reserve(bytes(1)), move || (two.try_reserve(bytes(1)), two));
+        let held = [
+            one.handle().try_reserve(bytes(1)).unwrap(),
+            two.handle().try_reserve(bytes(1)).unwrap(),
+        ];
+        let (first, (second, two)) = race(
+            || one.handle().try_reserve(bytes(1)),
+            move || (two.handle().try_reserve(bytes(1)), two),
+        );
         assert!(first.is_ok() && second.is_ok(), "there is room for both");
         assert_eq!(systems(&at_rest(&governor)), [(2, 1); 2]);
         drop((first, second, held, one, two));
@@ -156,10 +173,11 @@ fn idle_block_of_a_promoted_connection() {
         cache(&one);
         // From now on the ordinary scopes grant no stream.
         governor.set_limits(limits(2).system(room(2).streams(0))).unwrap();
-        let open = |guard: &ConnectionGuard| guard.try_open_stream(Direction::Inbound);
+        let open = |guard: &ConnectionGuard| guard.handle().try_open_stream(Direction::Inbound);
         let promoted = open(&two).unwrap();
-        let held = two.try_reserve(bytes(1)).unwrap();
-        let (stream, (owned, two)) = race(|| open(&one), move || (two.try_lease_owned(BLOCK), two));
+        let held = two.handle().try_reserve(bytes(1)).unwrap();
+        let (stream, (owned, two)) =
+            race(|| open(&one), move || (two.handle().try_lease_owned(BLOCK), two));
         assert!(granted(&owned, Scope::AllowlistedSystem), "refused by an idle block");
         drop((stream, promoted, held, owned, one, two));
         all_back(&governor);
@@ -198,12 +216,15 @@ fn end_of_trust_against_the_last_ordinary_place() {
         drop(first);
         let same = governor.clone();
         let (bound, other) =
-            race(|| trusted.bind_peer("stranger"), move || same.inbound().try_admit());
+            race(|| trusted.handle().bind_peer("stranger"), move || same.inbound().try_admit());
         assert!(bound.is_ok() != other.is_ok(), "one fits, and one only");
         assert!(matches!(bound, Ok(()) | Err(BindError::Refused(_))));
         let snapshot = at_rest(&governor);
-        assert_eq!(snapshot.system.usage.connections(), 1);
-        assert_eq!(snapshot.allowlisted_system.usage.connections(), u64::from(bound.is_err()));
+        assert_eq!(snapshot.scope(Scope::System).usage.connections(), 1);
+        assert_eq!(
+            snapshot.scope(Scope::AllowlistedSystem).usage.connections(),
+            u64::from(bound.is_err())
+        );
         drop((trusted, other));
         all_back(&governor);
     });

@@ -30,8 +30,8 @@ fn bound(answer: &Result<(), BindError>) -> bool {
 
 /// What the transient scope and the peers have, in blocks.
 fn blocks(snapshot: &Snapshot) -> (u64, u64) {
-    let peers = snapshot.peers.iter().map(|row| row.row.usage.memory).sum::<u64>();
-    (snapshot.transient.usage.memory / bytes(1), peers / bytes(1))
+    let peers = snapshot.rows(Scope::Peer).map(|row| row.usage.memory).sum::<u64>();
+    (snapshot.scope(Scope::Transient).usage.memory / bytes(1), peers / bytes(1))
 }
 
 #[test]
@@ -40,8 +40,10 @@ fn bind_against_own_lease() {
         let governor = narrow_peer();
         let guard = Arc::new(admit(&governor));
         let same = guard.clone();
-        let (answer, owned) =
-            race(|| guard.bind_peer(PEER), move || same.try_lease_owned(BLOCK).unwrap());
+        let (answer, owned) = race(
+            || guard.handle().bind_peer(PEER),
+            move || same.handle().try_lease_owned(BLOCK).unwrap(),
+        );
         assert!(bound(&answer));
         assert_eq!(blocks(&at_rest(&governor)), (0, 1));
         drop((owned, guard));
@@ -55,9 +57,9 @@ fn bind_against_own_return() {
         let governor = narrow_peer();
         let guard = admit(&governor);
         let owned = lease(&guard).into_owned();
-        let (answer, ()) = race(|| guard.bind_peer(PEER), move || drop(owned));
+        let (answer, ()) = race(|| guard.handle().bind_peer(PEER), move || drop(owned));
         assert!(bound(&answer));
-        assert_eq!(at_rest(&governor).transient.usage.memory, 0);
+        assert_eq!(at_rest(&governor).scope(Scope::Transient).usage.memory, 0);
         drop(guard);
         all_back(&governor);
     });
@@ -71,9 +73,12 @@ fn one_of_two_binds(
     model(name, Bounds::TWO_THREADS, move || {
         let governor = narrow_peer();
         let (one, two) = (admit(&governor), admit(&governor));
-        let _held = [one.try_reserve(bytes(1)).unwrap(), two.try_reserve(bytes(1)).unwrap()];
+        let _held = [
+            one.handle().try_reserve(bytes(1)).unwrap(),
+            two.handle().try_reserve(bytes(1)).unwrap(),
+        ];
         let (one_answer, (two_answer, two)) =
-            race(|| one.bind_peer(PEER), move || (two.bind_peer(PEER), two));
+            race(|| one.handle().bind_peer(PEER), move || (two.handle().bind_peer(PEER), two));
         assert!(bound(&one_answer) != bound(&two_answer), "one fits, and one only");
         assert_eq!(blocks(&at_rest(&governor)), (1, 1));
         drop((one, two));
@@ -98,9 +103,11 @@ fn bind_against_lease_of_the_peer() {
     model("bind_against_lease_of_the_peer", Bounds::TWO_THREADS, || {
         let governor = narrow_peer();
         let (newcomer, known) = (admit(&governor), of_peer(&governor));
-        let _held = newcomer.try_reserve(bytes(1)).unwrap();
-        let (answer, (owned, known)) =
-            race(|| newcomer.bind_peer(PEER), move || (known.try_lease_owned(BLOCK), known));
+        let _held = newcomer.handle().try_reserve(bytes(1)).unwrap();
+        let (answer, (owned, known)) = race(
+            || newcomer.handle().bind_peer(PEER),
+            move || (known.handle().try_lease_owned(BLOCK), known),
+        );
         assert!(bound(&answer) != granted(&owned, Scope::Peer), "one fits, and one only");
         at_rest(&governor);
         drop((newcomer, owned, known));
@@ -116,8 +123,10 @@ fn bind_with_idle_blocks_against_lease_of_the_peer() {
         let governor = narrow_peer();
         let (newcomer, known) = (admit(&governor), of_peer(&governor));
         cache(&newcomer);
-        let (answer, (owned, known)) =
-            race(|| newcomer.bind_peer(PEER), move || (known.try_lease_owned(BLOCK), known));
+        let (answer, (owned, known)) = race(
+            || newcomer.handle().bind_peer(PEER),
+            move || (known.handle().try_lease_owned(BLOCK), known),
+        );
         assert!(bound(&answer) && granted(&owned, Scope::Peer), "refused by an idle block");
         assert_eq!(blocks(&at_rest(&governor)), (0, 1));
         drop((newcomer, owned, known));
@@ -130,15 +139,16 @@ fn one_connection_binds_twice() {
     model("one_connection_binds_twice", Bounds::TWO_THREADS, || {
         let governor = narrow_peer();
         let guard = Arc::new(admit(&governor));
-        let _held = guard.try_reserve(bytes(1)).unwrap();
+        let _held = guard.handle().try_reserve(bytes(1)).unwrap();
         let same = guard.clone();
-        let answers = race(|| guard.bind_peer("one"), move || same.bind_peer("two"));
+        let answers =
+            race(|| guard.handle().bind_peer("one"), move || same.handle().bind_peer("two"));
         assert!(matches!(
             answers,
             (Ok(()), Err(BindError::AlreadyBound)) | (Err(BindError::AlreadyBound), Ok(()))
         ));
         let snapshot = at_rest(&governor);
-        assert_eq!((blocks(&snapshot), snapshot.peers.len()), ((0, 1), 1));
+        assert_eq!((blocks(&snapshot), snapshot.rows(Scope::Peer).count()), ((0, 1), 1));
         drop(guard);
         all_back(&governor);
     });
@@ -150,13 +160,16 @@ fn bind_against_lower_limits() {
     model("bind_against_lower_limits", Bounds::TWO_THREADS, || {
         let governor = narrow_peer();
         let (one, two) = (admit(&governor), admit(&governor));
-        let _held = [one.try_reserve(bytes(1)).unwrap(), two.try_reserve(bytes(1)).unwrap()];
+        let _held = [
+            one.handle().try_reserve(bytes(1)).unwrap(),
+            two.handle().try_reserve(bytes(1)).unwrap(),
+        ];
         let (late, (early, two)) = race(
             || {
                 governor.set_limits(Limits::unlimited().peer(room(0))).unwrap();
-                one.bind_peer(PEER)
+                one.handle().bind_peer(PEER)
             },
-            move || (two.bind_peer(PEER), two),
+            move || (two.handle().bind_peer(PEER), two),
         );
         assert!(!bound(&late));
         let expected = if bound(&early) { (1, 1) } else { (2, 0) };

@@ -22,7 +22,7 @@ fn related(governor: &Governor) -> ConnectionGuard {
 }
 
 fn ask(guard: ConnectionGuard) -> Answer {
-    (guard.try_lease_owned(BLOCK), guard)
+    (guard.handle().try_lease_owned(BLOCK), guard)
 }
 
 /// Two connections ask for the last block of a scope that both are in.
@@ -37,7 +37,7 @@ fn last_block(
         let (one, two) = (admit(&governor), admit(&governor));
         let (one, two) = race(|| ask(one), move || ask(two));
         assert!(granted(&one.0, scope) != granted(&two.0, scope), "one fits, and one only");
-        assert_eq!(at_rest(&governor).system.usage.memory, bytes(1));
+        assert_eq!(at_rest(&governor).scope(Scope::System).usage.memory, bytes(1));
         drop((one, two));
         all_back(&governor);
     });
@@ -72,9 +72,9 @@ fn last_block_of_a_connection() {
     model("last_block_of_a_connection", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited().connection(room(1)));
         let guard = admit(&governor);
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let (one, two) =
-            race(|| guard.try_lease_owned(BLOCK), move || handle.try_lease_owned(BLOCK));
+            race(|| guard.handle().try_lease_owned(BLOCK), move || handle.try_lease_owned(BLOCK));
         assert!(granted(&one, Scope::Connection) != granted(&two, Scope::Connection));
         drop((one, two, guard));
         all_back(&governor);
@@ -87,7 +87,7 @@ fn last_block_of_a_stream() {
     model("last_block_of_a_stream", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited().stream(room(1)));
         let guard = admit(&governor);
-        let stream = Arc::new(guard.try_open_stream(Direction::Inbound).unwrap());
+        let stream = Arc::new(guard.handle().try_open_stream(Direction::Inbound).unwrap());
         let same = stream.clone();
         let (one, two) = race(
             || stream.try_lease_owned(BLOCK).map(drop),
@@ -109,7 +109,7 @@ fn one_of_two_on_a_stream(name: &str, cached: bool) {
         if cached {
             cache(&guard);
         }
-        let stream = Arc::new(guard.try_open_stream(Direction::Inbound).unwrap());
+        let stream = Arc::new(guard.handle().try_open_stream(Direction::Inbound).unwrap());
         let same = stream.clone();
         let (one, two) = race(|| stream.try_lease_owned(BLOCK), move || same.try_reserve(bytes(1)));
         assert!(granted(&one, Scope::Stream) != granted(&two, Scope::Stream));
@@ -135,7 +135,7 @@ fn reservation_against_lease() {
     model("reservation_against_lease", Bounds::TWO_THREADS, || {
         let governor = governor_with_room(1);
         let (one, two) = (admit(&governor), admit(&governor));
-        let (reserved, leased) = race(|| one.try_reserve(bytes(1)), move || ask(two));
+        let (reserved, leased) = race(|| one.handle().try_reserve(bytes(1)), move || ask(two));
         assert!(granted(&reserved, Scope::System) != granted(&leased.0, Scope::System));
         at_rest(&governor);
         drop((reserved, one, leased));
@@ -171,7 +171,7 @@ fn last_connection() {
             move || same.outbound().peer("two").try_admit(),
         );
         assert!(one.is_ok() != two.is_ok(), "one fits, and one only");
-        assert_eq!(at_rest(&governor).peers.len(), 1);
+        assert_eq!(at_rest(&governor).rows(Scope::Peer).count(), 1);
         drop((one, two));
         all_back(&governor);
     });
@@ -184,8 +184,8 @@ fn last_stream() {
         let governor = governor(limits);
         let (one, two) = (admit(&governor), admit(&governor));
         let (one_stream, two_stream) = race(
-            || one.try_open_stream(Direction::Inbound),
-            move || (two.try_open_stream(Direction::Outbound), two),
+            || one.handle().try_open_stream(Direction::Inbound),
+            move || (two.handle().try_open_stream(Direction::Outbound), two),
         );
         assert!(granted(&one_stream, Scope::System) != granted(&two_stream.0, Scope::System));
         drop((one_stream, one, two_stream));
@@ -214,14 +214,16 @@ fn low_against_critical() {
     model("low_against_critical", Bounds::THREE_THREADS, || {
         let governor = governor_with_room(5);
         let [one, two, three] = std::array::from_fn(|_| admit(&governor));
-        let held = one.try_reserve(bytes(1)).unwrap();
-        let low = |guard: ConnectionGuard| (guard.try_lease_owned_at(BLOCK, Priority::Low), guard);
+        let held = one.handle().try_reserve(bytes(1)).unwrap();
+        let low = |guard: ConnectionGuard| {
+            (guard.handle().request().priority(Priority::Low).try_lease_owned(BLOCK), guard)
+        };
         let (one, two, three) = race3(|| low(one), move || low(two), move || ask(three));
         assert!(granted(&three.0, Scope::System), "refused although there is room");
         let low = [&one.0, &two.0].map(|lease| granted(lease, Scope::System));
         assert!(low != [true, true], "above the share of its priority");
         let fit = low.into_iter().filter(|fit| *fit).count() as u64;
-        assert_eq!(at_rest(&governor).system.usage.memory, bytes(2 + fit));
+        assert_eq!(at_rest(&governor).scope(Scope::System).usage.memory, bytes(2 + fit));
         drop((held, one, two, three));
         all_back(&governor);
     });
@@ -237,17 +239,17 @@ fn low_against_critical_for_an_idle_block(
     model(name, Bounds::TWO_THREADS, move || {
         let governor = governor_with_room(5);
         let guard = admit(&governor);
-        let held = guard.try_reserve(bytes(in_use)).unwrap();
+        let held = guard.handle().try_reserve(bytes(in_use)).unwrap();
         cache(&guard);
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let (low, critical) = race(
-            || guard.try_lease_owned_at(BLOCK, Priority::Low),
+            || guard.handle().request().priority(Priority::Low).try_lease_owned(BLOCK),
             move || handle.try_lease_owned(BLOCK),
         );
         assert!(granted(&critical, Scope::System), "refused although there is room");
         let fits = granted(&low, Scope::System);
         assert!(low_fits(fits), "the share of its priority");
-        let usage = at_rest(&governor).system.usage.memory;
+        let usage = at_rest(&governor).scope(Scope::System).usage.memory;
         assert_eq!(usage, bytes(in_use + 1 + u64::from(fits)));
         drop((held, low, critical, guard));
         all_back(&governor);

@@ -29,7 +29,7 @@ fn from_outside<T: Remains>(
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         cache(&guard);
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let (remains, closed) = race(|| work(&guard), move || handle.close());
         assert!(closed.is_ok());
         drop(guard);
@@ -61,7 +61,7 @@ fn both<P: Send + 'static, T: Remains + Send + 'static>(
     model(name, Bounds::THREE_THREADS, move || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let prepared = prepare(&guard);
         let ((), _, remains) =
             race3(|| drop(guard), move || handle.close(), move || work(prepared));
@@ -83,7 +83,7 @@ fn open(guard: &ConnectionGuard) -> Option<leasehold::Lease<'_>> {
 /// A handle on a connection with an idle block.
 fn handle(guard: &ConnectionGuard) -> ConnectionHandle {
     cache(guard);
-    guard.handle()
+    guard.handle().clone()
 }
 
 fn owned(guard: &ConnectionGuard) -> OwnedLease {
@@ -162,7 +162,7 @@ fn outside_against_borrowed_freeze() {
 #[test]
 fn outside_against_reservation() {
     from_outside("outside_against_reservation", |guard| {
-        if let Ok(mut reservation) = guard.try_reserve(bytes(1)) {
+        if let Ok(mut reservation) = guard.handle().try_reserve(bytes(1)) {
             let _ = reservation.resize(bytes(2));
             let _ = reservation.resize(bytes(1));
         }
@@ -172,7 +172,7 @@ fn outside_against_reservation() {
 #[test]
 fn outside_against_stream() {
     from_outside("outside_against_stream", |guard| {
-        let stream = guard.try_open_stream(Direction::Inbound).ok()?;
+        let stream = guard.handle().try_open_stream(Direction::Inbound).ok()?;
         let mut owned = stream.try_lease_owned(BLOCK).ok()?;
         pin_and_mark(&mut owned);
         Some(owned)
@@ -182,7 +182,7 @@ fn outside_against_stream() {
 #[test]
 fn outside_against_bind() {
     from_outside("outside_against_bind", |guard| {
-        let bound = guard.bind_peer("peer");
+        let bound = guard.handle().bind_peer("peer");
         assert!(matches!(bound, Ok(()) | Err(BindError::Closed)));
     });
 }
@@ -190,7 +190,7 @@ fn outside_against_bind() {
 #[test]
 fn outside_against_trim() {
     from_outside("outside_against_trim", |guard| {
-        guard.trim();
+        guard.handle().trim();
     });
 }
 
@@ -201,7 +201,7 @@ fn outside_against_outside() {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         let _revoked = owned(&guard);
-        let (one, two) = (guard.handle(), guard.handle());
+        let (one, two) = (guard.handle(), guard.handle().clone());
         let (one, two) = race(move || one.close(), move || two.close());
         assert!(
             matches!((one, two), (Ok(_), Err(Closed)) | (Err(Closed), Ok(_))),
@@ -253,7 +253,7 @@ fn guard_against_lease_owned_of_a_slab_that_goes() {
                 Some(owned)
             },
         );
-        assert_eq!(at_rest(&governor).arena.classes[0].slabs, 1, "one empty slab is kept");
+        assert_eq!(at_rest(&governor).arena.size_classes[0].slabs, 1, "one empty slab is kept");
         drop(full);
         ended(&governor, owned);
     });
@@ -261,9 +261,11 @@ fn guard_against_lease_owned_of_a_slab_that_goes() {
 
 #[test]
 fn guard_against_refill() {
-    with_the_guard("guard_against_refill", ConnectionGuard::handle, |handle| {
-        handle.try_lease_owned(BLOCK).ok()?.into_pinned().ok()
-    });
+    with_the_guard(
+        "guard_against_refill",
+        |guard| guard.handle().clone(),
+        |handle| handle.try_lease_owned(BLOCK).ok()?.into_pinned().ok(),
+    );
 }
 
 #[test]
@@ -328,7 +330,7 @@ fn guard_against_bytes_drop() {
 
 #[test]
 fn guard_against_reservation() {
-    let reserve = |guard: &ConnectionGuard| guard.try_reserve(bytes(2)).unwrap();
+    let reserve = |guard: &ConnectionGuard| guard.handle().try_reserve(bytes(2)).unwrap();
     with_the_guard("guard_against_reservation", reserve, |mut reservation| {
         let _ = reservation.resize(bytes(1));
     });
@@ -336,16 +338,20 @@ fn guard_against_reservation() {
 
 #[test]
 fn guard_against_reserve() {
-    with_the_guard("guard_against_reserve", ConnectionGuard::handle, |handle| {
-        drop(handle.try_reserve(bytes(1)));
-    });
+    with_the_guard(
+        "guard_against_reserve",
+        |guard| guard.handle().clone(),
+        |handle| {
+            drop(handle.try_reserve(bytes(1)));
+        },
+    );
 }
 
 #[test]
 fn guard_against_stream() {
     let open = |guard: &ConnectionGuard| {
         cache(guard);
-        guard.try_open_stream(Direction::Outbound).unwrap()
+        guard.handle().try_open_stream(Direction::Outbound).unwrap()
     };
     with_the_guard("guard_against_stream", open, |stream| {
         let owned = stream.try_lease_owned(BLOCK).ok();
@@ -356,16 +362,20 @@ fn guard_against_stream() {
 
 #[test]
 fn guard_against_open_stream() {
-    with_the_guard("guard_against_open_stream", ConnectionGuard::handle, |handle| {
-        drop(handle.try_open_stream(Direction::Inbound));
-    });
+    with_the_guard(
+        "guard_against_open_stream",
+        |guard| guard.handle().clone(),
+        |handle| {
+            drop(handle.try_open_stream(Direction::Inbound));
+        },
+    );
 }
 
 #[test]
 fn guard_after_forgotten_borrowed_lease() {
     let forget_one = |guard: &ConnectionGuard| {
         forget(lease(guard));
-        guard.handle()
+        guard.handle().clone()
     };
     with_the_guard("guard_after_forgotten_borrowed_lease", forget_one, |handle| {
         let _ = handle.close();
@@ -426,7 +436,8 @@ fn both_against_forgotten_lease() {
 
 #[test]
 fn both_against_stream() {
-    let open = |guard: &ConnectionGuard| guard.try_open_stream(Direction::Inbound).unwrap();
+    let open =
+        |guard: &ConnectionGuard| guard.handle().try_open_stream(Direction::Inbound).unwrap();
     both("both_against_stream", open, |stream| stream.try_lease_owned(BLOCK).ok());
 }
 
@@ -481,6 +492,21 @@ fn last_leases_share_the_record() {
     });
 }
 
+/// As above, of two large leases, which are unmapped after the mutex is let go.
+#[test]
+fn last_large_leases_share_the_record() {
+    model("last_large_leases_share_the_record", Bounds::preemptions(4), || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let large = |guard: &ConnectionGuard| {
+            guard.handle().try_lease_owned(64 << 10).unwrap().into_pinned().unwrap()
+        };
+        let (one, two) = (large(&guard), large(&guard));
+        drop((governor, guard));
+        race(|| drop(one), move || drop(two));
+    });
+}
+
 /// What a guard shares with other threads through a borrow ends before it does.
 #[test]
 fn scoped_borrows_end_before_the_guard() {
@@ -501,7 +527,7 @@ fn first_lease_against_a_close() {
     model("first_lease_against_a_close", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
-        let (one, two) = (guard.handle(), guard.handle());
+        let (one, two) = (guard.handle(), guard.handle().clone());
         let (owned, closed) = race(move || one.try_lease_owned(BLOCK), move || two.close());
         assert!(closed.is_ok());
         drop((guard, governor));
@@ -517,7 +543,7 @@ fn first_lease_keeps_the_record() {
     model("first_lease_keeps_the_record", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let ((), owned) = race(|| drop(guard), move || handle.try_lease_owned(BLOCK));
         all_back(&governor);
         drop(governor);
@@ -538,11 +564,11 @@ fn first_lease_of_a_class_against_a_close() {
         let builder = Governor::builder().size_classes(&[small, large]).fragmentation(0);
         let governor = builder.build().unwrap();
         let guard = admit(&governor);
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let (owned, closed) = race(
             || {
                 drop(guard.try_lease(large));
-                guard.try_lease_owned(large)
+                guard.handle().try_lease_owned(large)
             },
             move || handle.close(),
         );
@@ -561,11 +587,12 @@ fn orphan_leaves_its_class() {
         let admit = || governor.inbound().peer("peer").class("class").try_admit().unwrap();
         let (old, new) = (admit(), admit());
         let pinned = pinned(&old);
-        let ((), (leased, new)) = race(|| drop(old), move || (new.try_lease_owned(BLOCK), new));
+        let ((), (leased, new)) =
+            race(|| drop(old), move || (new.handle().try_lease_owned(BLOCK), new));
         let leased_bytes = bytes(u64::from(leased.is_ok()));
         assert_eq!(of_class(&governor, "class"), [(0, leased_bytes); 2]);
         drop(leased);
-        let leased = new.try_lease_owned(BLOCK);
+        let leased = new.handle().try_lease_owned(BLOCK);
         assert!(leased.is_ok(), "refused by what was left behind");
         drop(pinned);
         assert_eq!(of_class(&governor, "class"), [(0, bytes(1)); 2]);

@@ -22,9 +22,9 @@ fn one_fits(
         let (one_lease, two) = race(
             || {
                 set_to_one(&governor);
-                one.try_lease_owned(BLOCK)
+                one.handle().try_lease_owned(BLOCK)
             },
-            move || (two.try_lease_owned(BLOCK), two),
+            move || (two.handle().try_lease_owned(BLOCK), two),
         );
         assert!(granted(&one_lease, Scope::Peer) != granted(&two.0, Scope::Peer));
         drop((one_lease, one, two));
@@ -54,16 +54,16 @@ fn lower_below_use() {
     model("lower_below_use", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited().system(room(2)));
         let (one, two) = (admit(&governor), admit(&governor));
-        let held = one.try_reserve(bytes(1)).unwrap();
+        let held = one.handle().try_reserve(bytes(1)).unwrap();
         let (refused, two) = race(
             || {
                 governor.set_limits(Limits::unlimited().system(room(0))).unwrap();
                 one.try_lease(BLOCK).map(drop)
             },
-            move || (two.try_lease_owned(BLOCK), two),
+            move || (two.handle().try_lease_owned(BLOCK), two),
         );
         assert!(!granted(&refused, Scope::System));
-        let above = at_rest(&governor).system.usage.memory;
+        let above = at_rest(&governor).scope(Scope::System).usage.memory;
         assert_eq!(above, bytes(1 + u64::from(two.0.is_ok())));
         drop((held, one, two));
         all_back(&governor);
@@ -78,12 +78,12 @@ fn two_changes_at_once() {
         let guard = admit(&governor);
         // Idle blocks, so that a lease is asked for the fast way first.
         drop([lease(&guard), lease(&guard)]);
-        let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+        let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
         let of = |blocks| Limits::unlimited().system(room(8 + blocks)).stream(room(blocks));
         let (narrow, wide) = (of(1), of(2));
         let same = governor.clone();
         race(|| governor.set_limits(narrow).unwrap(), move || same.set_limits(wide).unwrap());
-        let wide = at_rest(&governor).system.limits == room(8 + 2);
+        let wide = at_rest(&governor).scope(Scope::System).limits == room(8 + 2);
         let leases = [stream.try_lease_owned(BLOCK), stream.try_lease_owned(BLOCK)];
         let fit = leases.each_ref().map(|lease| granted(lease, Scope::Stream));
         assert_eq!(fit, [true, wide], "the limits are of two different changes");
@@ -110,7 +110,7 @@ fn admission_against_lower_limits() {
             move || same.inbound().try_admit(),
         );
         assert!(late.is_ok() != early.is_ok(), "one fits, and one only");
-        assert_eq!(at_rest(&governor).system.usage.connections(), 1);
+        assert_eq!(at_rest(&governor).scope(Scope::System).usage.connections(), 1);
         drop((late, early));
         all_back(&governor);
     });
@@ -128,7 +128,10 @@ fn admission_against_limits_of_its_peer() {
             move || same.inbound().peer("peer").try_admit().unwrap(),
         );
         assert_eq!(before, None);
-        assert!(!granted(&guard.try_reserve(1).map(drop), Scope::Peer), "limits were missed");
+        assert!(
+            !granted(&guard.handle().try_reserve(1).map(drop), Scope::Peer),
+            "limits were missed"
+        );
         drop(guard);
         all_back(&governor);
     });
@@ -168,8 +171,10 @@ fn observed_once() {
     model("observed_once", Bounds::TWO_THREADS, || {
         let governor = observing();
         let (one, two) = (admit(&governor), admit(&governor));
-        let (first, (second, two)) =
-            race(|| one.try_lease_owned(BLOCK), move || (two.try_lease_owned(BLOCK), two));
+        let (first, (second, two)) = race(
+            || one.handle().try_lease_owned(BLOCK),
+            move || (two.handle().try_lease_owned(BLOCK), two),
+        );
         assert!(first.is_ok() && second.is_ok(), "refused by a scope that only observes");
         let snapshot = at_rest(&governor);
         let observed: Vec<_> = snapshot.observed.iter().map(|row| (row.scope, row.count)).collect();
@@ -186,7 +191,7 @@ fn lower_a_streams_limit_after_a_return() {
     model("lower_a_streams_limit_after_a_return", Bounds::preemptions(3), || {
         let governor = governor(Limits::unlimited().stream(room(3)));
         let guard = admit(&governor);
-        let stream = guard.try_open_stream(Direction::Inbound).unwrap();
+        let stream = guard.handle().try_open_stream(Direction::Inbound).unwrap();
         let held = stream.try_reserve(bytes(2)).unwrap();
         let same = governor.clone();
         let (reserved, ()) = race(
@@ -201,17 +206,18 @@ fn lower_a_streams_limit_after_a_return() {
     });
 }
 
-/// Idle memory is given back first where a limit is only observed, too: it would have been.
+/// A request that idle blocks would have covered is not counted where a limit is only observed.
 #[test]
 fn idle_block_is_not_observed() {
     model("idle_block_is_not_observed", Bounds::TWO_THREADS, || {
         let governor = observing();
         let (idle, other) = (admit(&governor), admit(&governor));
         cache(&idle);
-        let (owned, ()) = race(|| other.try_lease_owned(BLOCK), move || drop(idle));
+        let handle = idle.handle().clone();
+        let (owned, _) = race(|| other.handle().try_lease_owned(BLOCK), move || handle.trim());
         assert!(owned.is_ok(), "refused by a scope that only observes");
         assert_eq!(at_rest(&governor).observed, [], "an idle block would have been in the way");
-        drop((owned, other));
+        drop((owned, idle, other));
         all_back(&governor);
     });
 }

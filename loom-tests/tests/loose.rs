@@ -1,15 +1,18 @@
-//! Leases beyond what a magazine holds, against the close: their states are in a table under the
-//! connection's mutex.
+//! Leases beyond what a connection's first magazine of a size class holds, which a further one holds.
 //!
-//! Eight borrowed leases fill the magazine and are forgotten; the ninth is the one that matters.
-//! Two threads, eight preemptions.
+//! Borrowed leases fill the first magazine and are forgotten, or kept; the lease after them is the one
+//! that matters. Two threads, eight preemptions.
 
 use std::mem::forget;
 
-use leasehold::{ConnectionGuard, Governor, Lease, Limits, OwnedLease};
-use loom_tests::{BLOCK, Bounds, Mark, Remains, admit, ended, governor, lease, model, race};
+use leasehold::{ConnectionGuard, Governor, Lease, Limits, OwnedLease, Scope};
+use loom_tests::{
+    BLOCK, Bounds, Mark, Remains, admit, all_back, at_rest, bytes, ended, governor,
+    governor_with_room, granted, lease, model, race,
+};
 
-const SLOTS: usize = 8;
+/// What a magazine holds.
+const SLOTS: usize = if cfg!(leasehold_loom) { 2 } else { 8 };
 
 fn ninth(guard: &ConnectionGuard) -> Lease<'_> {
     let mut lease = lease(guard);
@@ -29,7 +32,7 @@ fn from_outside<T: Remains>(name: &str, work: impl Fn(Lease<'_>) -> T + Send + S
     model(name, Bounds::TWO_THREADS, move || {
         let governor = governor(Limits::unlimited());
         let guard = full(&governor);
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let ninth = ninth(&guard);
         let (remains, closed) = race(|| work(ninth), move || handle.close());
         assert!(closed.is_ok());
@@ -110,7 +113,7 @@ fn guard_against_lease_owned() {
         let governor = governor(Limits::unlimited());
         let guard = full(&governor);
         drop(ninth(&guard));
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let ((), owned) = race(
             || drop(guard),
             move || {
@@ -120,5 +123,68 @@ fn guard_against_lease_owned() {
             },
         );
         ended(&governor, owned);
+    });
+}
+
+/// A lease of an idle block, which is then returned, against a request that needs the room. Wherever
+/// that finds the block, it does not come to lie idle unlisted: once it is back there is room.
+#[test]
+fn lease_against_a_sweep() {
+    model("loose: lease_against_a_sweep", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(SLOTS as u64 + 1);
+        let (guard, other) = (full(&governor), admit(&governor));
+        drop(ninth(&guard));
+        assert_eq!(guard.handle().usage().unwrap().cached_bytes, bytes(1));
+        let handle = guard.handle().clone();
+        race(
+            || granted(&other.try_lease(BLOCK).map(|mut lease| lease.mark(1)), Scope::System),
+            move || granted(&handle.try_lease_owned(BLOCK).map(drop), Scope::System),
+        );
+        for guard in [&other, &guard, &other] {
+            lease(guard).mark(3);
+        }
+        drop((guard, other));
+        all_back(&governor);
+    });
+}
+
+/// As above, with the lease out when the request comes, of a block that never lay idle.
+#[test]
+fn return_against_a_sweep() {
+    model("loose: return_against_a_sweep", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(SLOTS as u64 + 1);
+        let (guard, other) = (full(&governor), admit(&governor));
+        let owned = ninth(&guard).into_owned();
+        race(
+            || granted(&other.try_lease(BLOCK).map(|mut lease| lease.mark(1)), Scope::System),
+            move || drop(owned),
+        );
+        for guard in [&other, &guard, &other] {
+            lease(guard).mark(3);
+        }
+        drop((guard, other));
+        all_back(&governor);
+    });
+}
+
+/// A magazine stays for as long as one of its blocks is out.
+#[test]
+fn trim_against_return() {
+    model("loose: trim_against_return", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = full(&governor);
+        let mut owned = ninth(&guard).into_owned();
+        let handle = guard.handle().clone();
+        race(
+            || handle.trim(),
+            move || {
+                owned.pin().unwrap().mark(2);
+                drop(owned);
+            },
+        );
+        guard.handle().trim();
+        assert_eq!(at_rest(&governor).totals.cached_bytes, 0, "idle blocks after a trim");
+        drop(guard);
+        all_back(&governor);
     });
 }

@@ -67,8 +67,8 @@ fn lease_against_trim() {
         let guard = Arc::new(admit(&governor));
         cache(&guard);
         let same = guard.clone();
-        race(|| (0..2).for_each(|_| lease(&guard).mark(1)), move || same.trim());
-        guard.trim();
+        race(|| (0..2).for_each(|_| lease(&guard).mark(1)), move || same.handle().trim());
+        guard.handle().trim();
         assert_eq!(at_rest(&governor).arena.in_use_bytes, 0, "idle blocks after a trim");
         drop(guard);
         all_back(&governor);
@@ -126,10 +126,10 @@ fn idle_block_makes_room() {
         let [idle, one, two] = std::array::from_fn(|_| admit(&governor));
         cache(&idle);
         let (one, two, idle) = race3(
-            || (one.try_lease_owned(BLOCK), one),
-            move || (two.try_lease_owned(BLOCK), two),
+            || (one.handle().try_lease_owned(BLOCK), one),
+            move || (two.handle().try_lease_owned(BLOCK), two),
             move || {
-                idle.trim();
+                idle.handle().trim();
                 idle
             },
         );
@@ -172,8 +172,8 @@ fn return_against_two_sweeps() {
         let [holder, one, two] = std::array::from_fn(|_| admit(&governor));
         let owned = lease(&holder).into_owned();
         let (one, two, ()) = race3(
-            || (one.try_lease_owned(BLOCK), one),
-            move || (two.try_lease_owned(BLOCK), two),
+            || (one.handle().try_lease_owned(BLOCK), one),
+            move || (two.handle().try_lease_owned(BLOCK), two),
             move || drop(owned),
         );
         let fit = [&one.0, &two.0].map(|lease| granted(lease, Scope::System));
@@ -199,7 +199,7 @@ fn borrowed_return_against_a_sweep() {
             move || (0..2).for_each(|_| drop(same.try_lease(BLOCK))),
         );
         assert_eq!(at_rest(&governor).totals.outstanding_bytes, 0);
-        assert_eq!(holder.usage().leased_bytes, bytes(0));
+        assert_eq!(holder.handle().usage().unwrap().leased_bytes, bytes(0));
         for guard in [&other, &*holder] {
             lease(guard).mark(2);
         }
@@ -215,9 +215,96 @@ fn idle_block_of_a_closing_connection() {
         let governor = governor_with_room(1);
         let (idle, other) = (admit(&governor), admit(&governor));
         cache(&idle);
-        let (answer, ()) = race(|| other.try_lease_owned(BLOCK), move || drop(idle));
+        let (answer, ()) = race(|| other.handle().try_lease_owned(BLOCK), move || drop(idle));
         assert!(granted(&answer, Scope::System), "refused by an idle block");
         drop((answer, other));
+        all_back(&governor);
+    });
+}
+
+/// What one request has reclaimed another may take first: then the one goes on to reclaim.
+#[test]
+fn two_requests_for_two_idle_blocks() {
+    model("two_requests_for_two_idle_blocks", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(2);
+        let [first_idle, second_idle, one, two] = std::array::from_fn(|_| admit(&governor));
+        cache(&first_idle);
+        cache(&second_idle);
+        let (first, (second, two)) = race(
+            || one.handle().try_lease_owned(BLOCK),
+            move || (two.handle().try_lease_owned(BLOCK), two),
+        );
+        assert!(granted(&first, Scope::System), "refused by an idle block");
+        assert!(granted(&second, Scope::System), "refused by an idle block");
+        drop((first, second, first_idle, second_idle, one, two));
+        all_back(&governor);
+    });
+}
+
+/// A request that reclaiming cannot help takes no idle block from another connection.
+#[test]
+fn hopeless_request_beside_an_idle_block() {
+    model("hopeless_request_beside_an_idle_block", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(2);
+        let (asks, idle) = (admit(&governor), admit(&governor));
+        let held = lease(&asks);
+        cache(&idle);
+        let (refused, idle) = race(
+            || asks.handle().try_reserve(bytes(2)),
+            move || {
+                lease(&idle).mark(1);
+                idle
+            },
+        );
+        assert!(!granted(&refused, Scope::System));
+        assert_eq!(idle.handle().usage().unwrap().cached_bytes, bytes(1), "taken in vain");
+        drop(held);
+        drop((asks, idle));
+        all_back(&governor);
+    });
+}
+
+/// Once nothing is reclaimed any more, connections keep idle blocks again.
+#[test]
+fn blocks_lie_idle_after_a_sweep() {
+    model("blocks_lie_idle_after_a_sweep", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(1);
+        let (idle, other) = (admit(&governor), admit(&governor));
+        cache(&idle);
+        let handle = idle.handle().clone();
+        let (owned, _) = race(|| other.handle().try_lease_owned(BLOCK), move || handle.trim());
+        assert!(granted(&owned, Scope::System), "refused by an idle block");
+        drop(owned);
+        other.handle().trim();
+        cache(&other);
+        drop((idle, other));
+        all_back(&governor);
+    });
+}
+
+/// While a request reclaims, what comes back does not lie idle again: the request may have looked for
+/// idle blocks a moment before. At most one block of two is out at any time.
+#[test]
+fn idle_blocks_that_come_and_go() {
+    model("idle_blocks_that_come_and_go", Bounds::preemptions(4), || {
+        let governor = governor_with_room(2);
+        let [one, two, asks] = std::array::from_fn(|_| admit(&governor));
+        cache(&one);
+        cache(&two);
+        let (asked, both) = race(
+            || asks.handle().try_lease_owned(BLOCK),
+            move || {
+                one.handle().trim();
+                two.handle().trim();
+                // Below the limit of two, unless the other has its block.
+                for guard in [&one, &two] {
+                    granted(&guard.try_lease(BLOCK).map(drop), Scope::System);
+                }
+                (one, two)
+            },
+        );
+        assert!(granted(&asked, Scope::System), "refused by an idle block");
+        drop((asked, asks, both));
         all_back(&governor);
     });
 }

@@ -3,7 +3,7 @@
 //!
 //! Two threads (eight preemptions), or three (three or four preemptions).
 
-use leasehold::{ConnectionGuard, Governor, Limits, ScopeLimits};
+use leasehold::{ConnectionGuard, Governor, Limits, Scope, ScopeLimits};
 use loom_tests::{
     BLOCK, Bounds, Mark, admit, all_back, at_rest, bytes, governor, lease, model, race, race3,
 };
@@ -18,7 +18,7 @@ fn of_peer(governor: &Governor) -> ConnectionGuard {
 #[track_caller]
 fn known(governor: &Governor, connections: u64, blocks: u64) {
     let snapshot = at_rest(governor);
-    let rows = snapshot.peers.iter().map(|row| row.row.usage);
+    let rows = snapshot.rows(Scope::Peer).map(|row| row.usage);
     let rows: Vec<_> = rows.map(|usage| (usage.connections(), usage.memory)).collect();
     assert_eq!(rows, [(connections, bytes(blocks))]);
 }
@@ -33,7 +33,7 @@ fn last_connection_against_admission() {
             || drop(old),
             move || {
                 let new = of_peer(&same);
-                let owned = new.try_lease_owned(BLOCK).unwrap();
+                let owned = new.handle().try_lease_owned(BLOCK).unwrap();
                 (new, owned)
             },
         );
@@ -51,7 +51,7 @@ fn last_connection_against_bind() {
         let ((), new) = race(
             || drop(old),
             move || {
-                new.bind_peer(PEER).unwrap();
+                new.handle().bind_peer(PEER).unwrap();
                 new
             },
         );

@@ -7,7 +7,7 @@ use std::future::{Future, pending};
 use std::pin::pin;
 use std::task::{Context, Waker};
 
-use leasehold::{Limits, Revoked};
+use leasehold::{Closed, Limits};
 use loom_tests::{Bounds, admit, all_back, block_on, governor, model, race, race3};
 
 #[test]
@@ -15,8 +15,8 @@ fn woken_by_a_handle() {
     model("woken_by_a_handle", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
-        let handle = guard.handle();
-        let ((), closed) = race(|| block_on(guard.revoked()), move || handle.close());
+        let handle = guard.handle().clone();
+        let ((), closed) = race(|| block_on(guard.handle().revoked()), move || handle.close());
         assert!(closed.is_ok());
         drop(guard);
         all_back(&governor);
@@ -28,7 +28,7 @@ fn woken_by_the_guard() {
     model("woken_by_the_guard", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
-        let revoked = guard.revoked();
+        let revoked = guard.handle().revoked();
         race(|| block_on(revoked), move || drop(guard));
         all_back(&governor);
     });
@@ -39,10 +39,12 @@ fn work_ends_with_the_connection() {
     model("work_ends_with_the_connection", Bounds::TWO_THREADS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
-        let handle = guard.handle();
-        let (answer, _) =
-            race(|| block_on(guard.until_revoked(pending::<()>())), move || handle.close());
-        assert_eq!(answer, Err(Revoked));
+        let handle = guard.handle().clone();
+        let (answer, _) = race(
+            || block_on(guard.handle().until_revoked(pending::<()>())),
+            move || handle.close(),
+        );
+        assert_eq!(answer, Err(Closed));
         drop(guard);
         all_back(&governor);
     });
@@ -54,7 +56,7 @@ fn cancelled_beside_one_who_waits() {
     model("cancelled_beside_one_who_waits", Bounds::THREE_OF_FEW_STEPS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
-        let (waits, cancels) = (guard.revoked(), guard.revoked());
+        let (waits, cancels) = (guard.handle().revoked(), guard.handle().revoked());
         race3(
             || drop(guard),
             move || {
@@ -79,7 +81,7 @@ fn two_who_wait() {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         let handle = guard.handle();
-        let (one, two) = (guard.revoked(), guard.revoked());
+        let (one, two) = (guard.handle().revoked(), guard.handle().revoked());
         race3(move || handle.close(), move || block_on(one), move || block_on(two)).0.unwrap();
         drop(guard);
         all_back(&governor);
@@ -93,8 +95,8 @@ fn cancelled_against_a_close() {
     model("cancelled_against_a_close", Bounds::THREE_OF_FEW_STEPS, || {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
-        let (handle, waits) = (guard.handle(), guard.revoked());
-        let mut cancels = guard.revoked();
+        let (handle, waits) = (guard.handle().clone(), guard.handle().revoked());
+        let mut cancels = guard.handle().revoked();
         let _ = pin!(&mut cancels).poll(&mut Context::from_waker(Waker::noop()));
         race3(
             move || {

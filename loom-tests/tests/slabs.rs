@@ -2,7 +2,7 @@
 //!
 //! A slab has two blocks under loom. Two threads (eight preemptions), or three (three or four preemptions).
 
-use leasehold::{ConnectionGuard, Limits, OwnedLease, Scope};
+use leasehold::{ConnectionGuard, Limits, OwnedLease, Scope, ScopeLimits};
 use loom_tests::{
     BLOCK, Bounds, Mark, SLAB_BLOCKS, admit, all_back, at_rest, bytes, cache, governor,
     governor_with_room, granted, lease, model, race, race3, room,
@@ -30,7 +30,7 @@ fn release_against<const LEASES: usize>(name: &str) {
         );
         drop((new, revoked));
         all_back(&governor);
-        assert_eq!(at_rest(&governor).arena.classes[0].slabs, 1, "one empty slab is kept");
+        assert_eq!(at_rest(&governor).arena.size_classes[0].slabs, 1, "one empty slab is kept");
     });
 }
 
@@ -57,7 +57,7 @@ fn release_against_release() {
         drop(revoked);
         all_back(&governor);
         let arena = at_rest(&governor).arena;
-        assert_eq!(arena.classes[0].slabs, 1, "one empty slab is kept");
+        assert_eq!(arena.size_classes[0].slabs, 1, "one empty slab is kept");
         assert_eq!(arena.mapped_bytes, bytes(SLAB_BLOCKS as u64));
     });
 }
@@ -69,7 +69,7 @@ fn three_grow_at_once() {
     model("three_grow_at_once", Bounds::THREE_THREADS, || {
         let governor = governor_with_room(3);
         let [one, two, three] = std::array::from_fn(|_| admit(&governor));
-        let ask = |guard: ConnectionGuard| (guard.try_lease_owned(BLOCK), guard);
+        let ask = |guard: ConnectionGuard| (guard.handle().try_lease_owned(BLOCK), guard);
         let (one, two, three) = race3(|| ask(one), move || ask(two), move || ask(three));
         for answer in [&one.0, &two.0, &three.0] {
             assert!(granted(answer, Scope::System), "refused although there is room");
@@ -89,15 +89,87 @@ fn grow_against_refused_requests() {
         let (one, two, fits) = (full(), full(), admit(&governor));
         // One slab is mapped, and all of it is free: as much as this limit allows.
         drop(lease(&fits));
-        fits.trim();
+        fits.handle().trim();
         let (one_is_refused, two, fits) = race3(
-            || one.try_lease_owned(BLOCK).is_err(),
-            move || (two.try_lease_owned(BLOCK).is_err(), two),
-            move || (fits.try_lease_owned(BLOCK), fits),
+            || one.handle().try_lease_owned(BLOCK).is_err(),
+            move || (two.handle().try_lease_owned(BLOCK).is_err(), two),
+            move || (fits.handle().try_lease_owned(BLOCK), fits),
         );
         assert!(granted(&fits.0, Scope::System), "refused although there is room");
         assert!(one_is_refused && two.0);
         drop((one, two, fits));
+        all_back(&governor);
+    });
+}
+
+/// Nor because other threads have taken out memory that would make room, and not unmapped it yet.
+#[test]
+fn large_lease_against_two_releases() {
+    model("large_lease_against_two_releases", Bounds::THREE_THREADS, || {
+        // Three slabs' worth, all of it leased. With a large lease of as much one slab may stay
+        // mapped, and not the two that the threads which close take out.
+        let governor = governor_with_room(3 * SLAB_BLOCKS as u64);
+        let [two, one, new] = std::array::from_fn(|_| admit(&governor));
+        let revoked = [fill(&two, 2), fill(&one, 1)];
+        let (asked, (), ()) = race3(
+            || new.handle().try_lease_owned(3 * SLAB_BLOCKS * BLOCK),
+            move || drop(two),
+            move || drop(one),
+        );
+        // The system's limit refuses before both closes. After them there is room.
+        granted(&asked, Scope::System);
+        drop((asked, new, revoked));
+        all_back(&governor);
+    });
+}
+
+/// Nor for want of memory that the scopes have room for already: a large lease is unmapped first.
+#[test]
+fn large_lease_against_large_return() {
+    model("large_lease_against_large_return", Bounds::TWO_THREADS, || {
+        let large = 4 * BLOCK as u64;
+        let governor = governor(Limits::unlimited().system(ScopeLimits::unlimited().memory(large)));
+        let (old, new) = (admit(&governor), admit(&governor));
+        let held = old.handle().try_lease_owned(large as usize).unwrap();
+        let (asked, ()) = race(|| new.handle().try_lease_owned(large as usize), move || drop(held));
+        granted(&asked, Scope::System);
+        drop((asked, old, new));
+        all_back(&governor);
+    });
+}
+
+/// Of two large leases of one connection the one that is returned is unmapped, and the other stays.
+#[test]
+fn large_return_beside_a_large_lease() {
+    model("large_return_beside_a_large_lease", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let large = || guard.handle().try_lease_owned(4 * BLOCK).unwrap();
+        let (one, mut two) = (large(), large());
+        let ((), two) = race(
+            || drop(one),
+            move || {
+                two.pin().unwrap().mark(2);
+                two
+            },
+        );
+        assert_eq!(at_rest(&governor).totals.outstanding_bytes, bytes(4));
+        drop((two, guard));
+        all_back(&governor);
+    });
+}
+
+/// Two large leases of one connection are returned at once, and each is unmapped and counted once.
+#[test]
+fn two_large_returns() {
+    model("two_large_returns", Bounds::preemptions(4), || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let large = || guard.handle().try_lease_owned(4 * BLOCK).unwrap();
+        let (one, two) = (large(), large());
+        race(|| drop(one), move || drop(two));
+        at_rest(&governor);
+        drop(guard);
         all_back(&governor);
     });
 }
@@ -112,7 +184,7 @@ fn slab_goes_while_a_lease_is_made() {
         // In a slab of its own.
         cache(&guard);
         drop((filler, full));
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let ((), owned) = race(|| drop(guard), move || handle.try_lease_owned(BLOCK));
         drop(owned);
         all_back(&governor);
@@ -126,7 +198,7 @@ fn arena_goes_while_a_lease_is_made() {
         let governor = governor(Limits::unlimited());
         let guard = admit(&governor);
         cache(&guard);
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         drop(governor);
         let ((), owned) = race(|| drop(guard), move || handle.try_lease_owned(BLOCK));
         drop(owned);

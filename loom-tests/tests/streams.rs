@@ -16,7 +16,7 @@ const CLASS: &str = "class";
 const PEER: &str = "peer";
 
 fn open(guard: &ConnectionGuard) -> StreamGuard {
-    guard.try_open_stream(Direction::Inbound).unwrap()
+    guard.handle().try_open_stream(Direction::Inbound).unwrap()
 }
 
 fn bound(guard: &ConnectionGuard) -> StreamGuard {
@@ -147,7 +147,7 @@ fn bind_class_against_reservation() {
 fn bind_class_against_a_close() {
     shared("bind_class_against_a_close", false, |governor, guard, stream| {
         let _revoked = owned(&stream);
-        let handle = guard.handle();
+        let handle = guard.handle().clone();
         let (answer, closed) = race(|| stream.bind_class(CLASS), move || handle.close());
         assert!(closed.is_ok());
         assert!(matches!(answer, Ok(()) | Err(BindError::Closed)));
@@ -193,7 +193,7 @@ fn bind_class_against_bind_peer() {
     shared("bind_class_against_bind_peer", false, |governor, guard, stream| {
         let owned = owned(&stream);
         let same = stream.clone();
-        let (peer, class) = race(|| guard.bind_peer(PEER), move || same.bind_class(CLASS));
+        let (peer, class) = race(|| guard.handle().bind_peer(PEER), move || same.bind_class(CLASS));
         peer.unwrap();
         class.unwrap();
         class_has_until(governor, owned, 1, true);
@@ -206,7 +206,7 @@ fn bind_peer_against_return_to_a_class() {
     shared("bind_peer_against_return_to_a_class", false, |governor, guard, stream| {
         stream.bind_class(CLASS).unwrap();
         let (one, two) = (owned(&stream), owned(&stream));
-        let (peer, ()) = race(|| guard.bind_peer(PEER), move || drop(one));
+        let (peer, ()) = race(|| guard.handle().bind_peer(PEER), move || drop(one));
         peer.unwrap();
         class_has_until(governor, two, 1, true);
     });
@@ -220,7 +220,7 @@ fn bind_peer_against_the_end_of_a_classed_stream() {
         |governor, guard| {
             let stream = bound(&guard);
             let reservation = stream.try_reserve(bytes(1)).unwrap();
-            let (peer, ()) = race(|| guard.bind_peer(PEER), move || drop(stream));
+            let (peer, ()) = race(|| guard.handle().bind_peer(PEER), move || drop(stream));
             peer.unwrap();
             class_has(governor, 0, 1, true);
             drop(reservation);
@@ -238,8 +238,11 @@ fn bind_class_against_bind_peer_and_return() {
             let stream = Arc::new(open(&guard));
             let (one, two) = (owned(&stream), owned(&stream));
             let same = stream.clone();
-            let (peer, class, ()) =
-                race3(|| guard.bind_peer(PEER), move || same.bind_class(CLASS), move || drop(one));
+            let (peer, class, ()) = race3(
+                || guard.handle().bind_peer(PEER),
+                move || same.bind_class(CLASS),
+                move || drop(one),
+            );
             peer.unwrap();
             class.unwrap();
             class_has(governor, 1, 1, true);
@@ -256,7 +259,8 @@ fn one_stream_binds_twice() {
         let answers = race(|| stream.bind_class(CLASS), move || same.bind_class("other"));
         assert!(matches!(
             answers,
-            (Ok(()), Err(BindError::AlreadyBound)) | (Err(BindError::AlreadyBound), Ok(()))
+            (Ok(()), Err(BindError::StreamAlreadyBound))
+                | (Err(BindError::StreamAlreadyBound), Ok(()))
         ));
         let mine = u64::from(answers.0.is_ok());
         assert_eq!(of_class(governor, CLASS)[0], (mine, bytes(mine)));
@@ -374,7 +378,7 @@ fn last_classed_lease_against_the_streams_end() {
             let owned = owned(&stream);
             race(|| drop(stream), move || drop(owned));
             class_has(governor, 0, 0, false);
-            assert_eq!(at_rest(governor).system.usage.streams(), 0);
+            assert_eq!(at_rest(governor).scope(Scope::System).usage.streams(), 0);
         },
     );
 }
@@ -437,7 +441,7 @@ fn idle_block_of_the_class_makes_room_for_a_stream() {
         let (owned, idle) = race(
             || stream.try_lease_owned(BLOCK),
             move || {
-                idle.trim();
+                idle.handle().trim();
                 idle
             },
         );
@@ -477,7 +481,7 @@ fn bind_against_return_and_reserve() {
             || stream.bind_class(CLASS),
             move || {
                 drop(held);
-                (other.try_reserve(bytes(1)), other)
+                (other.handle().try_reserve(bytes(1)), other)
             },
         );
         bound.expect("there was room at every moment");

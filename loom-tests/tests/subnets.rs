@@ -68,7 +68,7 @@ fn one_of_two(name: &str, limits: impl Fn() -> Limits + Send + Sync + 'static, i
         let same = governor.clone();
         let (one, two) = race(|| from(&governor, HERE), move || from(&same, HERE));
         assert!(admitted(&one) != admitted(&two), "one fits, and one only");
-        assert_eq!(at_rest(&governor).system.usage.connections(), 1);
+        assert_eq!(at_rest(&governor).scope(Scope::System).usage.connections(), 1);
         drop((one, two));
         has_room(&governor, HERE, is_free);
         all_back(&governor);
@@ -193,7 +193,8 @@ fn rebind_against_admission() {
         let governor = governor(each(1));
         let guard = from(&governor, HERE).unwrap();
         let same = governor.clone();
-        let (rebound, new) = race(|| guard.rebind_source(THERE), move || from(&same, THERE));
+        let (rebound, new) =
+            race(|| guard.handle().rebind_source(THERE), move || from(&same, THERE));
         assert!(moved(&rebound) != admitted(&new), "one fits, and one only");
         has_room(&governor, HERE, rebound.is_ok());
         has_room(&governor, THERE, false);
@@ -208,8 +209,10 @@ fn rebind_against_rebind() {
     model("rebind_against_rebind", Bounds::TWO_THREADS, || {
         let governor = governor(each(1));
         let (one, two) = (from(&governor, HERE).unwrap(), from(&governor, THERE).unwrap());
-        let (first, (second, two)) =
-            race(|| one.rebind_source(THERE), move || (two.rebind_source(HERE), two));
+        let (first, (second, two)) = race(
+            || one.handle().rebind_source(THERE),
+            move || (two.handle().rebind_source(HERE), two),
+        );
         assert!(!moved(&first) && !moved(&second));
         drop((one, two));
         all_places_back(&governor);
@@ -221,8 +224,9 @@ fn rebind_against_a_close() {
     model("rebind_against_a_close", Bounds::TWO_THREADS, || {
         let governor = governor(each(1));
         let guard = from(&governor, HERE).unwrap();
-        let handle = guard.handle();
-        let (rebound, closed) = race(|| guard.rebind_source(THERE), move || handle.close());
+        let handle = guard.handle().clone();
+        let (rebound, closed) =
+            race(|| guard.handle().rebind_source(THERE), move || handle.close());
         assert!(closed.is_ok());
         assert!(matches!(rebound, Ok(()) | Err(BindError::Closed)));
         has_room(&governor, HERE, rebound.is_ok());
@@ -242,13 +246,13 @@ fn end_of_trust_against_admission() {
         let first = from(&governor, HERE).unwrap();
         let trusted = from(&governor, HERE).unwrap();
         drop(first);
-        assert_eq!(governor.snapshot().allowlisted_system.usage.connections(), 1);
+        assert_eq!(governor.snapshot().scope(Scope::AllowlistedSystem).usage.connections(), 1);
         let same = governor.clone();
         let peer_admits = move || same.inbound().remote(HERE).peer("stranger").try_admit();
-        let (answer, other) = race(|| trusted.bind_peer("stranger"), peer_admits);
+        let (answer, other) = race(|| trusted.handle().bind_peer("stranger"), peer_admits);
         assert!(moved(&answer) != admitted(&other), "one fits, and one only");
         drop((trusted, other));
-        let allowed = governor.snapshot().allowlisted_system.usage.connections();
+        let allowed = governor.snapshot().scope(Scope::AllowlistedSystem).usage.connections();
         assert_eq!(allowed, 0);
         governor.set_limits(each(1)).unwrap();
         let last = from(&governor, HERE);
@@ -267,9 +271,9 @@ fn promoted_comes_from_elsewhere(name: &str, allowed: &'static str, counts: bool
         let allow = AllowList::new().network(allowed.parse().unwrap());
         let governor = governor(each(1).system(room(0)).allow(allow));
         let guard = from(&governor, HERE).unwrap();
-        drop(guard.try_reserve(bytes(1)).unwrap());
-        assert_eq!(governor.snapshot().allowlisted_system.usage.connections(), 1);
-        guard.rebind_source(THERE).unwrap();
+        drop(guard.handle().try_reserve(bytes(1)).unwrap());
+        assert_eq!(governor.snapshot().scope(Scope::AllowlistedSystem).usage.connections(), 1);
+        guard.handle().rebind_source(THERE).unwrap();
         has_room(&governor, THERE, !counts);
         drop(guard);
         governor.set_limits(each(1)).unwrap();

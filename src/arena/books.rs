@@ -5,14 +5,14 @@ use crossbeam_utils::CachePadded;
 use super::slab;
 use crate::error::{Refused, Resource, Scope};
 use crate::limit::Limit;
-use crate::sync::Mutex;
+use crate::sync::{Condvar, Mutex};
 
 /// How much of the arena may be resident, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// Beyond this, empty slabs and idle pages are given up before more becomes resident.
     frugal: u64,
-    /// Beyond this, nothing more becomes resident.
+    /// Beyond this, nothing more becomes resident. `u64::MAX` is no bound.
     hard: u64,
 }
 
@@ -24,13 +24,13 @@ pub(super) enum Bound {
 }
 
 impl Bounds {
-    /// A budget of `memory`, one slab for each of `classes`, and a quarter of all that (or what is
+    /// A budget of `memory`, one slab for each size class, and a quarter of all that (or what is
     /// configured) for fragmentation.
-    pub(crate) fn new(memory: Limit, classes: usize, fragmentation: Option<u64>) -> Self {
+    pub(crate) fn new(memory: Limit, size_classes: usize, fragmentation: Option<u64>) -> Self {
         let Limit::Max(memory) = memory else {
             return Self { frugal: u64::MAX, hard: u64::MAX };
         };
-        let frugal = memory.saturating_add((classes * slab::BYTES) as u64);
+        let frugal = memory.saturating_add((size_classes * slab::BYTES) as u64);
         let fragmentation = fragmentation.unwrap_or(frugal / 4);
         Self { frugal, hard: frugal.saturating_add(fragmentation) }
     }
@@ -43,8 +43,12 @@ impl Bounds {
     }
 }
 
-/// The books of one arena. Its lock is the innermost of all.
-pub(super) struct Books(CachePadded<Mutex<Figures>>);
+/// The books of one arena. Their lock is the innermost of all.
+pub(super) struct Books {
+    figures: CachePadded<Mutex<Figures>>,
+    /// Notified when the figures fell.
+    fell: Condvar,
+}
 
 /// What the books say, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +59,10 @@ pub(super) struct Figures {
     pub(super) large: u64,
     /// Of the slabs, idle pages that were given back to the system.
     pub(super) discarded: u64,
+    /// Of what is resident, the part that threads are giving back to the system right now.
+    giving_up: u64,
+    /// Sum of all that was ever in `giving_up` and is so no more.
+    given_up: u64,
     bounds: Bounds,
 }
 
@@ -68,56 +76,77 @@ impl Figures {
     }
 
     fn admits(&self, bytes: u64, bound: Bound) -> bool {
-        self.resident().saturating_add(bytes) <= self.bounds.get(bound)
+        let after = self.resident().checked_add(bytes);
+        after.is_some_and(|after| after <= self.bounds.get(bound))
+    }
+
+    /// Whether `bytes` more fit once all is given up that is being given up.
+    fn will_admit(&self, bytes: u64) -> bool {
+        let after = (self.resident() - self.giving_up).checked_add(bytes);
+        after.is_some_and(|after| after <= self.bounds.hard)
+    }
+
+    fn refuse(&self, bytes: u64) -> Refused {
+        match self.bounds.hard {
+            u64::MAX => Refused::out_of_memory(self.mapped(), bytes),
+            hard => {
+                let limit = Limit::Max(hard);
+                Refused::new(Scope::Arena, Resource::Memory, limit, self.resident(), bytes)
+            }
+        }
     }
 }
 
 impl Books {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self(CachePadded::new(Mutex::new(Figures { slabs: 0, large: 0, discarded: 0, bounds })))
+        let figures =
+            Figures { slabs: 0, large: 0, discarded: 0, giving_up: 0, given_up: 0, bounds };
+        Self { figures: CachePadded::new(Mutex::new(figures)), fell: Condvar::new() }
     }
 
     pub(super) fn read(&self) -> Figures {
-        *self.0.lock()
+        *self.figures.lock()
     }
 
     pub(super) fn set_bounds(&self, bounds: Bounds) {
-        self.0.lock().bounds = bounds;
+        self.figures.lock().bounds = bounds;
     }
 
     /// Whether `bytes` more may become resident.
-    pub(super) fn admit(&self, bytes: u64, bound: Bound) -> bool {
-        self.0.lock().admits(bytes, bound)
+    pub(super) fn admits(&self, bytes: u64, bound: Bound) -> bool {
+        self.figures.lock().admits(bytes, bound)
     }
 
-    /// Enters one more slab, if the hard bound allows it.
-    pub(super) fn map_slab(&self) -> Result<(), Refused> {
-        self.map(slab::BYTES as u64, |figures| &mut figures.slabs)
+    /// Enters memory before it is mapped, in `of`, if the hard bound allows it. Waits for what other
+    /// threads are giving up if it fits with that. Call with no lock held.
+    pub(super) fn enter(
+        &self,
+        bytes: u64,
+        of: fn(&mut Figures) -> &mut u64,
+    ) -> Result<(), Refused> {
+        let mut figures = self.figures.lock();
+        while !figures.admits(bytes, Bound::Hard) {
+            if !figures.will_admit(bytes) {
+                return Err(figures.refuse(bytes));
+            }
+            figures = self.fell.wait(figures);
+        }
+        *of(&mut figures) += bytes;
+        Ok(())
     }
 
-    /// Strikes slabs that were unmapped, or were not mapped after all.
-    pub(super) fn unmap_slabs(&self, bytes: u64) {
-        self.0.lock().slabs -= bytes;
-    }
-
-    /// Enters a large lease, if the hard bound allows it.
-    pub(super) fn map_large(&self, bytes: u64) -> Result<(), Refused> {
-        self.map(bytes, |figures| &mut figures.large)
-    }
-
-    /// Strikes a large lease.
-    pub(super) fn unmap_large(&self, bytes: u64) {
-        self.0.lock().large -= bytes;
-    }
-
-    /// Enters idle pages that were given back to the system.
-    pub(super) fn discard(&self, bytes: u64) {
-        self.0.lock().discarded += bytes;
+    /// Strikes memory that was entered and could not be mapped. Returns the refusal.
+    #[cold]
+    pub(super) fn strike(&self, bytes: u64, of: fn(&mut Figures) -> &mut u64) -> Refused {
+        let mut figures = self.figures.lock();
+        *of(&mut figures) -= bytes;
+        self.fell.notify_all();
+        Refused::out_of_memory(figures.mapped(), bytes)
     }
 
     /// Strikes discarded pages that are about to be used again, if the bound allows it.
     pub(super) fn wake(&self, bytes: u64, bound: Bound) -> bool {
-        let mut figures = self.0.lock();
+        let mut figures = self.figures.lock();
         let admitted = figures.admits(bytes, bound);
         if admitted {
             figures.discarded -= bytes;
@@ -125,18 +154,27 @@ impl Books {
         admitted
     }
 
-    /// Strikes discarded pages whose slab goes.
-    pub(super) fn forget_discarded(&self, bytes: u64) {
-        self.0.lock().discarded -= bytes;
+    /// Notes that the calling thread is about to give resident memory back to the system, of which
+    /// no block can be handed out any more. A call of [`end_giving_up`](Self::end_giving_up) follows.
+    pub(super) fn begin_giving_up(&self, bytes: u64) {
+        self.figures.lock().giving_up += bytes;
     }
 
-    fn map(&self, bytes: u64, field: impl FnOnce(&mut Figures) -> &mut u64) -> Result<(), Refused> {
-        let mut figures = self.0.lock();
-        if !figures.admits(bytes, Bound::Hard) {
-            let (limit, in_use) = (Limit::Max(figures.bounds.hard), figures.resident());
-            return Err(Refused::new(Scope::Arena, Resource::Memory, limit, in_use, bytes));
+    /// Notes that the system has it, or refused it, which `change` enters in the other figures.
+    pub(super) fn end_giving_up(&self, bytes: u64, change: impl FnOnce(&mut Figures)) {
+        let mut figures = self.figures.lock();
+        figures.giving_up -= bytes;
+        figures.given_up += bytes;
+        change(&mut figures);
+        self.fell.notify_all();
+    }
+
+    /// Waits until as much was given up as threads are giving up right now. Call with no lock held.
+    pub(super) fn wait_for_others(&self) {
+        let mut figures = self.figures.lock();
+        let then = figures.given_up + figures.giving_up;
+        while figures.given_up < then {
+            figures = self.fell.wait(figures);
         }
-        *field(&mut figures) += bytes;
-        Ok(())
     }
 }

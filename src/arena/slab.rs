@@ -1,81 +1,91 @@
 //! One mapping, cut into equal blocks.
 
 use std::ops::Range;
+use std::ptr::NonNull;
 
-use super::Record;
+use super::anchored::{Anchored, OutOfMemory, try_box, try_slice};
 use super::bitmap::Bitmap;
-use super::directory::Entry;
+use super::block::Record;
 use super::mapping::{Mapping, granule};
-use crate::error::Refused;
-use crate::sync::Arc;
 
 /// The size of every slab.
 #[cfg(not(leasehold_loom))]
 pub(super) const BYTES: usize = 1 << 20;
 /// Two of the smallest blocks: enough for every state of a slab.
 #[cfg(leasehold_loom)]
-pub(super) const BYTES: usize = 2 * super::MIN_CLASS_BYTES;
+pub(super) const BYTES: usize = 2 * super::MIN_BLOCK_BYTES;
 
-/// A slab and which of its blocks are free. Guarded by its class's lock.
+/// A slab and which of its blocks are free. Guarded by its size class's lock.
 pub(super) struct Slab {
-    /// Shared with whoever gives its idle pages back outside the lock.
-    mapping: Arc<Mapping>,
-    records: Box<[Record]>,
     block_bytes: usize,
+    /// Anchored: through the directory, threads that hold blocks reach it without the lock.
+    memory: Anchored<Memory>,
     free: Bitmap,
     /// Groups whose pages were given back to the system and not used since.
     discarded: Bitmap,
     /// Free blocks that are set aside while their pages are given back.
-    claimed: usize,
-    /// Whether a block came back since idle pages were last looked for.
-    has_news: bool,
+    set_aside: usize,
+}
+
+/// What can be had from a slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// No block.
+    Full,
+    /// Blocks, but others are out, or set aside.
+    PartlyUsed,
+    /// All blocks.
+    Empty,
+}
+
+struct Memory {
+    mapping: Mapping,
+    records: Box<[Record]>,
 }
 
 impl Slab {
     /// Maps a slab. Call with no lock held.
-    pub(super) fn map(block_bytes: usize) -> Result<Self, Refused> {
-        let mapping = Mapping::new(BYTES).map_err(|_| Refused::out_of_memory(0, BYTES as u64))?;
+    pub(super) fn map(block_bytes: usize) -> Result<Self, OutOfMemory> {
         let blocks = BYTES / block_bytes;
+        let records = try_slice(blocks, Record::default)?;
+        let memory = try_box(Memory { mapping: Mapping::new(BYTES)?, records })?;
         Ok(Self {
-            records: (0..blocks).map(|_| Record::default()).collect(),
             block_bytes,
-            free: Bitmap::full(blocks),
-            discarded: Bitmap::empty(blocks),
-            claimed: 0,
-            has_news: false,
-            mapping: Arc::new(mapping),
+            memory: Anchored::new(memory),
+            free: Bitmap::try_full(blocks)?,
+            discarded: Bitmap::try_empty(blocks)?,
+            set_aside: 0,
         })
     }
 
-    /// What slabs are ordered by. A model must not notice addresses, which differ from one execution
-    /// to the next: there slabs go by number.
-    pub(super) fn address(&self) -> usize {
-        if cfg!(leasehold_loom) { 0 } else { self.mapping.base().addr().get() }
+    /// The first of its records. They stay until the slab is dropped.
+    pub(super) fn first_record(&self) -> NonNull<Record> {
+        NonNull::from(&*self.memory.records).cast()
     }
 
-    /// Where a holder of one of its blocks finds the slab's records and memory.
-    pub(super) fn entry(&self) -> Entry {
-        Entry { records: self.records.as_ptr(), base: self.mapping.base() }
+    /// The first byte of its first block, which stays until the slab is dropped.
+    pub(super) fn base(&self) -> NonNull<u8> {
+        self.memory.mapping.base()
     }
 
     pub(super) fn records(&self) -> &[Record] {
-        &self.records
+        &self.memory.records
     }
 
-    pub(super) fn has_free(&self) -> bool {
-        self.free.len() > 0
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.free.len() == self.records.len()
+    pub(super) fn state(&self) -> State {
+        match self.free.len() {
+            0 => State::Full,
+            free if free == self.records().len() => State::Empty,
+            _ => State::PartlyUsed,
+        }
     }
 
     pub(super) fn blocks_in_use(&self) -> usize {
-        self.records.len() - self.free.len() - self.claimed
+        self.records().len() - self.free.len() - self.set_aside
     }
 
     pub(super) fn discarded_bytes(&self) -> usize {
-        self.discarded.len() * self.group_blocks() * self.block_bytes
+        self.discarded.len() * self.group_bytes()
     }
 
     /// Whether a free block has its pages.
@@ -91,7 +101,7 @@ impl Slab {
             Some(block) => block,
             None => {
                 let block = self.free.first()?;
-                if !wake((self.group_blocks() * self.block_bytes) as u64) {
+                if !wake(self.group_bytes() as u64) {
                     return None;
                 }
                 self.discarded.remove(block / self.group_blocks());
@@ -99,114 +109,103 @@ impl Slab {
             }
         };
         self.free.remove(block);
-        self.records[block].probe.issue();
+        self.records()[block].probe.issue();
         Some(block)
     }
 
     fn first_resident(&self) -> Option<usize> {
-        if self.discarded.len() == 0 {
-            return self.free.first();
+        let mut block = self.free.first()?;
+        if self.discarded.is_empty() {
+            return Some(block);
         }
-        let group = self.group_blocks();
-        self.free.iter().find(|block| !self.discarded.contains(block / group))
+        let size = self.group_blocks();
+        while self.discarded.contains(block / size) {
+            block = self.free.next((block / size + 1) * size)?;
+        }
+        Some(block)
     }
 
     /// Takes a block back. `false`: it was not out.
     pub(super) fn give(&mut self, block: usize) -> bool {
-        if block >= self.records.len() || self.free.contains(block) {
+        if block >= self.records().len() || self.free.contains(block) {
             return false;
         }
-        self.records[block].probe.retire();
+        self.records()[block].probe.retire();
         self.free.insert(block);
-        self.has_news = true;
         true
     }
 
-    /// Sets aside up to `most` groups of free blocks whose pages can be given back.
-    pub(super) fn claim_idle(&mut self, most: usize) -> Vec<usize> {
-        if !self.has_news {
-            return Vec::new();
-        }
+    /// Sets the first free blocks aside whose pages can be given back.
+    pub(super) fn set_idle_aside(&mut self) -> Option<IdlePages> {
         let size = self.group_blocks();
-        let idle = (0..self.records.len() / size).filter(|&group| {
+        let count = self.records().len() / size;
+        let is_idle = |&group: &usize| {
             !self.discarded.contains(group) && self.free.contains_all(group * size, size)
-        });
-        let groups: Vec<_> = idle.take(most).collect();
-        self.has_news = groups.len() == most;
-        for block in groups.iter().flat_map(|&group| group * size..(group + 1) * size) {
+        };
+        let first = (0..count).find(is_idle)?;
+        let end = (first..count).find(|group| !is_idle(group)).unwrap_or(count);
+        for block in first * size..end * size {
             self.free.remove(block);
-            self.claimed += 1;
+            self.set_aside += 1;
         }
-        groups
+        Some(IdlePages {
+            groups: first..end,
+            group_bytes: self.group_bytes(),
+            memory: self.memory.as_ptr(),
+        })
     }
 
-    /// Puts the groups back that [`claim_idle`](Self::claim_idle) set aside, of which the first
-    /// `discarded` were given back to the system. Answers how many bytes that is.
-    pub(super) fn release_idle(&mut self, groups: &[usize], discarded: usize) -> usize {
+    /// Puts back what was set aside, with its pages or without them.
+    pub(super) fn put_back(&mut self, idle: IdlePages, is_discarded: bool) {
         let size = self.group_blocks();
-        for (nth, &group) in groups.iter().enumerate() {
-            if nth < discarded {
-                self.discarded.insert(group);
-            }
-            for block in group * size..(group + 1) * size {
-                self.free.insert(block);
-                self.claimed -= 1;
-            }
+        for block in idle.groups.start * size..idle.groups.end * size {
+            self.free.insert(block);
+            self.set_aside -= 1;
         }
-        discarded * size * self.block_bytes
-    }
-
-    /// How to give the pages of set-aside groups back outside the lock.
-    pub(super) fn discarder(&self) -> Discarder {
-        let group_bytes = self.group_blocks() * self.block_bytes;
-        Discarder { mapping: self.mapping.clone(), group_bytes }
+        if is_discarded {
+            idle.groups.for_each(|group| self.discarded.insert(group));
+        }
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.records)
+        size_of::<Memory>()
+            + size_of_val(self.records())
             + self.free.heap_bytes()
             + self.discarded.heap_bytes()
-            + size_of::<Self>()
     }
 
     /// The fewest neighbouring blocks that fill whole pages.
     fn group_blocks(&self) -> usize {
         (granule() / self.block_bytes).max(1)
     }
+
+    fn group_bytes(&self) -> usize {
+        self.group_blocks() * self.block_bytes
+    }
 }
 
-/// Gives pages back while their blocks are set aside.
-pub(super) struct Discarder {
-    mapping: Arc<Mapping>,
+/// Neighbouring groups of free blocks that are set aside while their pages are given back: none of
+/// these blocks is handed out, and so the slab, which is not empty, stays mapped.
+#[must_use = "blocks that are not put back are lost"]
+pub(super) struct IdlePages {
+    groups: Range<usize>,
     group_bytes: usize,
+    memory: NonNull<Memory>,
 }
 
-impl Discarder {
-    /// Gives back the pages of `groups`, which the caller has set aside, and answers how many of
-    /// them the system took, from the first on.
-    pub(super) fn discard(&self, groups: &[usize]) -> usize {
-        let mut discarded = 0;
-        for run in runs(groups) {
-            let offset = run.start * self.group_bytes;
-            // SAFETY: the groups are set aside: none of their blocks is held, and none is handed
-            // out before `release_idle`. Groups are whole pages of this mapping.
-            if !unsafe { self.mapping.discard(offset, run.len() * self.group_bytes) } {
-                break;
-            }
-            discarded += run.len();
-        }
-        discarded
+impl IdlePages {
+    pub(super) fn bytes(&self) -> usize {
+        self.groups.len() * self.group_bytes
     }
-}
 
-/// Joins ascending neighbours, so that each run is one call to the system.
-fn runs(groups: &[usize]) -> Vec<Range<usize>> {
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for &group in groups {
-        match runs.last_mut() {
-            Some(run) if run.end == group => run.end += 1,
-            _ => runs.push(group..group + 1),
+    /// Gives the pages back to the system. `false`: it keeps them. Call with no lock held.
+    pub(super) fn discard(&self) -> bool {
+        // SAFETY: while this value exists its slab stays mapped, because its size class unmaps empty
+        // slabs only; and its blocks are free and not handed out, because `Slab::set_idle_aside` took
+        // them out of the free ones. Groups are whole pages.
+        unsafe {
+            let offset = self.groups.start * self.group_bytes;
+            self.memory.as_ref().mapping.discard(offset, self.bytes())
         }
     }
-    runs
 }

@@ -2,11 +2,10 @@
 
 use std::panic::Location;
 
-use super::Connection;
-use super::ledger::{Ledger, Phase};
-use super::loose::Loose;
+use super::state::{Ledger, Phase};
+use super::{Connection, Home, State};
 use crate::error::Closed;
-use crate::magazine::Hold;
+use crate::magazine::{Magazine, SlotRef};
 use crate::name::Source;
 use crate::report::ConnectionUsage;
 
@@ -16,7 +15,7 @@ pub(crate) struct Audit {
     pub(crate) source: Option<Source>,
     pub(crate) closed: bool,
     pub(crate) gone: bool,
-    /// Leased and returned since the counts were last folded into the tallies.
+    /// Leased and returned since the counts were last folded.
     pub(crate) leased_bytes: u64,
     pub(crate) returned_bytes: u64,
     pub(crate) orphans: Vec<OrphanNote>,
@@ -32,27 +31,31 @@ pub(crate) struct OrphanNote {
 impl Connection {
     /// What the connection uses while it is open.
     pub(crate) fn usage(&self) -> Result<ConnectionUsage, Closed> {
-        let ledger = self.ledger.lock();
-        if ledger.phase == Phase::Open { Ok(self.usage_with_peer(&ledger)) } else { Err(Closed) }
-    }
-
-    /// What the connection uses, closed or not.
-    pub(crate) fn usage_now(&self) -> ConnectionUsage {
-        self.usage_with_peer(&self.ledger.lock())
+        let locked = self.lock();
+        if locked.state.ledger.phase == Phase::Open {
+            Ok(self.usage_with_peer(&locked.state))
+        } else {
+            Err(Closed)
+        }
     }
 
     /// What a report says of the connection: its use, its orphans, and what it has leased and
     /// returned since its counts were last folded.
     pub(crate) fn audit(&self) -> Audit {
-        let ledger = self.ledger.lock();
-        let (leased_bytes, returned_bytes) = self.unfolded(&ledger);
+        let locked = self.lock();
+        let ledger = &locked.state.ledger;
+        let (mut leased_bytes, mut returned_bytes) = (0, 0);
+        self.for_each_magazine(ledger, |_, magazine, bytes| {
+            leased_bytes += magazine.word().leases() * bytes;
+            returned_bytes += magazine.word().returns() * bytes;
+        });
         let orphans = match ledger.phase {
-            Phase::Gone => self.outstanding_notes(&ledger),
+            Phase::Gone => self.outstanding_notes(&locked.state),
             Phase::Open | Phase::Closed => Vec::new(),
         };
         Audit {
-            usage: self.usage_with_peer(&ledger),
-            source: self.source(&ledger),
+            usage: self.usage_with_peer(&locked.state),
+            source: self.source(ledger),
             closed: ledger.phase != Phase::Open,
             gone: ledger.phase == Phase::Gone,
             leased_bytes,
@@ -61,54 +64,91 @@ impl Connection {
         }
     }
 
-    fn usage_with_peer(&self, ledger: &Ledger) -> ConnectionUsage {
-        let peer = ledger.place.peer().and_then(|peer| self.shared.tree.peer_name(peer));
-        ConnectionUsage { peer, ..self.usage_of(ledger) }
+    /// The line that leased a block, which the caller holds.
+    pub(crate) fn site_of(
+        &self,
+        home: Home<'_>,
+        slot: SlotRef,
+    ) -> Option<&'static Location<'static>> {
+        let locked = self.lock();
+        self.note(&locked.state, home, slot.slot()).map(|(site, _)| site)
     }
 
-    /// What the connection uses, but for who its peer is.
-    pub(super) fn usage_of(&self, ledger: &Ledger) -> ConnectionUsage {
+    fn usage_with_peer(&self, state: &State) -> ConnectionUsage {
+        let shared = state.shared.as_deref();
+        let peer = state.ledger.parents.peer();
+        let peer = peer.zip(shared).and_then(|(peer, shared)| shared.tree.peer_name(peer));
+        ConnectionUsage { peer, ..self.usage_of(&state.ledger) }
+    }
+
+    /// What the connection uses, but for the name of its peer.
+    fn usage_of(&self, ledger: &Ledger) -> ConnectionUsage {
+        let streams =
+            ledger.streams().map_or([0; 2], |streams| [streams.inbound, streams.outbound]);
         let mut usage = ConnectionUsage {
             memory: ledger.memory,
             reserved_bytes: ledger.reserved,
-            streams_inbound: ledger.streams_inbound,
-            streams_outbound: ledger.streams_outbound,
-            cached_bytes: ledger.loose().map_or(0, |l| l.spare_bytes(&self.shared.arena)),
+            streams_inbound: streams[0],
+            streams_outbound: streams[1],
             ..ConnectionUsage::default()
         };
-        for (class, magazine) in self.magazines() {
+        let mut large_out = 0;
+        self.for_each_magazine(ledger, |home, magazine, block_bytes| {
             let word = magazine.word();
-            let bytes = |blocks: u32| u64::from(blocks) * self.block_bytes(class);
+            let bytes = |blocks: u32| u64::from(blocks) * block_bytes;
             let (outstanding, detached) = (word.outstanding().len(), word.detached().len());
-            usage.cached_bytes += bytes(word.cached().len());
+            usage.cached_bytes += bytes(word.idle().len());
             usage.leased_bytes += bytes(outstanding - detached);
             usage.detached_bytes += bytes(detached);
-        }
-        for lease in ledger.loose().into_iter().flat_map(Loose::iter) {
-            let bytes = lease.bytes(&self.shared.arena);
-            match lease.hold {
-                Hold::Detached => usage.detached_bytes += bytes,
-                Hold::Borrowed | Hold::Owned | Hold::Pinned => usage.leased_bytes += bytes,
+            if matches!(home, Home::Extra(extra) if extra.is_large()) {
+                large_out += bytes(outstanding);
             }
-        }
+        });
+        // A large lease that was returned is charged until it is unmapped.
+        usage.leased_bytes += ledger.large_bytes() - large_out;
         usage
     }
 
-    /// Site and age of every block that is out. Its slab stays mapped while the ledger is locked.
-    fn outstanding_notes(&self, ledger: &Ledger) -> Vec<OrphanNote> {
+    /// Site and age of every block that is out. Its slab stays mapped while the state is locked.
+    fn outstanding_notes(&self, state: &State) -> Vec<OrphanNote> {
         let mut notes = Vec::new();
-        for (class, magazine) in self.magazines() {
+        self.for_each_magazine(&state.ledger, |home, magazine, bytes| {
             for slot in magazine.word().outstanding() {
-                if let Some((site, tick)) = self.shared.arena.note(class, magazine.block(slot)) {
-                    notes.push(OrphanNote { site, tick, bytes: self.block_bytes(class) });
+                if let Some((site, tick)) = self.note(state, home, slot) {
+                    notes.push(OrphanNote { site, tick, bytes });
                 }
             }
-        }
-        for lease in ledger.loose().into_iter().flat_map(Loose::iter) {
-            if let Some((site, tick)) = lease.note(&self.shared.arena) {
-                notes.push(OrphanNote { site, tick, bytes: lease.bytes(&self.shared.arena) });
-            }
-        }
+        });
         notes
+    }
+
+    fn note(
+        &self,
+        state: &State,
+        home: Home<'_>,
+        slot: usize,
+    ) -> Option<(&'static Location<'static>, u32)> {
+        let arena = &state.shared.as_deref()?.arena;
+        match home {
+            Home::First(class) => arena.note(class, self.magazines[class].number(slot)),
+            Home::Extra(extra) if extra.is_large() => {
+                extra.with_large(|large| large.note.read())?
+            }
+            Home::Extra(extra) => arena.note(extra.kind(), extra.magazine().number(slot)),
+        }
+    }
+
+    /// Every magazine, with the size of its blocks.
+    pub(super) fn for_each_magazine(
+        &self,
+        ledger: &Ledger,
+        mut visit: impl FnMut(Home<'_>, &Magazine, u64),
+    ) {
+        for (class, magazine) in self.first_magazines() {
+            visit(Home::First(class), magazine, self.block_bytes(class));
+        }
+        for extra in ledger.depot().into_iter().flat_map(|depot| depot.iter()) {
+            visit(Home::Extra(extra), extra.magazine(), self.extra_bytes(extra));
+        }
     }
 }

@@ -5,42 +5,87 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use super::Connection;
-use crate::arena::{Arena, Bounds};
+use crate::arena::{Arena, Bounds, Lookup, SizeClasses};
 use crate::clock::Clock;
-use crate::limits::Limits;
+use crate::keyed::KeyedHasher;
+use crate::limits::{Limits, ScopeLimits};
+use crate::name::PeerKey;
 use crate::registry::Registry;
 use crate::report::Totals;
-use crate::scope::Tree;
+use crate::scope::{Partition, ScopeRef, Tree};
 use crate::sync::unmodelled::{AtomicU32, AtomicU64, Relaxed};
 use crate::sync::{Arc, Mutex};
 
-/// What all connections of a governor share.
+/// What all connections of a governor share. A connection keeps it until nothing of it is charged any
+/// more: a handle that is kept longer does not.
 pub(crate) struct Shared {
     pub(crate) arena: Arena,
     pub(crate) tree: Tree<Arc<Connection>>,
     pub(crate) registry: Registry<Connection>,
+    pub(crate) hot: Arc<Hot>,
     /// What connections that ended, or whose counters were full, have counted.
-    pub(crate) tallies: CachePadded<Mutex<Tallies>>,
-    hot: CachePadded<Hot>,
+    pub(crate) folded: CachePadded<Mutex<Counters>>,
     clock: Box<dyn Clock>,
     epoch: Duration,
     fragmentation_bytes: Option<u64>,
-    /// How many governors there are. All of them may be gone before the last connection is.
-    governors: AtomicU32,
     /// The highest totals a report has shown.
-    shown: CachePadded<Mutex<Tallies>>,
+    shown: CachePadded<Mutex<Counters>>,
 }
 
-/// What fast paths read and next to nobody writes, on a line of its own.
-struct Hot {
+/// What every lease reads and next to nothing writes. It is small, and outlives the governor with the
+/// last handle.
+#[repr(align(64))]
+pub(crate) struct Hot {
     /// The coarse clock: steps of [`TICK_MS`] since the governor was made.
     tick: AtomicU32,
+    /// The tick of the last maintenance, and one; zero before the first.
+    maintained: AtomicU32,
     /// The memory limit of a stream; `u64::MAX` is unlimited.
     stream_memory: AtomicU64,
+    pub(crate) sizes: SizeClasses,
+    /// The way to a block that is out.
+    pub(crate) lookup: Lookup,
+    /// Of names that a remote peer can choose.
+    pub(super) hasher: KeyedHasher,
+    /// Whether blocks are overwritten with zeroes as they come back.
+    pub(crate) zero_on_return: bool,
 }
 
+#[cfg(not(leasehold_loom))]
+const _: () = assert!(size_of::<Hot>() == 64);
+
 /// The step of the coarse clock, in milliseconds.
-pub(crate) const TICK_MS: u64 = 100;
+const TICK_MS: u64 = 100;
+
+/// How long a maintenance counts as the last one: ten seconds.
+const MAINTAINED_TICKS: u32 = 100;
+
+impl Hot {
+    /// The coarse clock: steps of [`TICK_MS`] since the governor was made.
+    #[inline]
+    pub(crate) fn tick(&self) -> u32 {
+        self.tick.load(Relaxed)
+    }
+
+    /// The memory limit of a stream in force; `u64::MAX` is unlimited.
+    #[inline]
+    pub(super) fn stream_memory(&self) -> u64 {
+        self.stream_memory.load(Relaxed)
+    }
+
+    /// How long ago a tick was. Not at all, if it came after the tick that this thread reads.
+    pub(crate) fn age(&self, since_tick: u32) -> Duration {
+        let ticks = self.tick().saturating_sub(since_tick);
+        Duration::from_millis(u64::from(ticks) * TICK_MS)
+    }
+
+    /// Whether the governor is maintained these days, so that what connections keep idle is looked
+    /// through now and then.
+    pub(super) fn is_maintained(&self) -> bool {
+        let maintained = self.maintained.load(Relaxed);
+        maintained > 0 && self.tick().saturating_sub(maintained - 1) <= MAINTAINED_TICKS
+    }
+}
 
 impl Shared {
     pub(crate) fn new(
@@ -49,72 +94,107 @@ impl Shared {
         clock: Box<dyn Clock>,
         fragmentation_bytes: Option<u64>,
     ) -> Self {
+        let hot = Hot {
+            tick: AtomicU32::new(0),
+            maintained: AtomicU32::new(0),
+            stream_memory: AtomicU64::new(limits.stream.memory.max()),
+            sizes: arena.sizes(),
+            lookup: arena.lookup(),
+            hasher: KeyedHasher::random(),
+            zero_on_return: arena.zero_on_return(),
+        };
         Self {
             arena,
-            hot: CachePadded::new(Hot {
-                tick: AtomicU32::new(0),
-                stream_memory: AtomicU64::new(limits.stream.memory.max()),
-            }),
-            tree: Tree::new(limits),
+            tree: Tree::new(limits, hot.hasher),
             registry: Registry::new(),
-            tallies: CachePadded::default(),
+            hot: Arc::new(hot),
+            folded: CachePadded::default(),
             epoch: clock.now(),
             clock,
             fragmentation_bytes,
-            governors: AtomicU32::new(1),
             shown: CachePadded::default(),
         }
     }
 
     pub(crate) fn set_limits(&self, limits: Limits) {
-        let classes = self.arena.class_count();
-        let stream_memory = limits.stream.memory.max();
+        let classes = self.arena.sizes().count();
+        let bars_memory = limits.bars_memory();
         self.tree.set_limits(limits, |limits, allowlisted_in_use| {
             let memory = limits.mapped_memory(allowlisted_in_use);
             self.arena.set_bounds(Bounds::new(memory, classes, self.fragmentation_bytes));
-            self.hot.stream_memory.store(stream_memory, Relaxed);
+            self.hot.stream_memory.store(limits.stream.memory.max(), Relaxed);
         });
-    }
-
-    pub(crate) fn governor_cloned(&self) {
-        self.governors.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn governor_dropped(&self) {
-        if self.governors.fetch_sub(1, Relaxed) == 1 {
-            self.release_if_deserted();
+        if bars_memory {
+            // What lies idle below a blocked scope is lent to no lease any more.
+            self.reclaim_all();
         }
     }
 
-    /// Unmaps the slabs that are kept for next time, once there will be none: no governor is left
-    /// to admit anyone, and no connection has anything.
-    pub(crate) fn release_if_deserted(&self) {
-        if self.governors.load(Relaxed) == 0 && self.registry.is_empty() {
-            self.arena.release_empty();
+    /// Gives one peer limits of its own, or takes them from it.
+    pub(crate) fn set_peer_limits(
+        &self,
+        key: &PeerKey,
+        limits: Option<ScopeLimits>,
+    ) -> Option<ScopeLimits> {
+        let before = self.tree.set_peer_limits(key, limits);
+        if let Some(at) = self.tree.barred_peer(key) {
+            self.reclaim_at(at);
+            self.arena.settle();
+        }
+        before
+    }
+
+    /// Takes the idle blocks of all connections.
+    pub(crate) fn reclaim_all(&self) {
+        self.reclaim_at(ScopeRef::System(Partition::Ordinary));
+        self.reclaim_at(ScopeRef::System(Partition::Allowlisted));
+        self.arena.settle();
+    }
+
+    /// Takes the idle blocks of all connections below a scope.
+    fn reclaim_at(&self, at: ScopeRef) {
+        if self.tree.begin_reclaim(at) {
+            while let Some(member) = self.tree.any_member(at) {
+                member.sweep();
+            }
+            self.tree.end_reclaim(at);
         }
     }
 
-    /// The memory limit of a stream in force; `u64::MAX` is unlimited.
-    #[inline]
-    pub(super) fn stream_memory(&self) -> u64 {
-        self.hot.stream_memory.load(Relaxed)
+    /// Looks through what connections keep idle, and what the limits by address remember.
+    pub(crate) fn maintain(&self) {
+        let now = self.read_clock();
+        let tick = self.hot.tick();
+        if self.hot.maintained.swap(tick + 1, Relaxed) != tick + 1 {
+            for partition in [Partition::Ordinary, Partition::Allowlisted] {
+                self.tree.for_each_member(ScopeRef::System(partition), |member| {
+                    member.give_up_unused();
+                    true
+                });
+            }
+            self.arena.settle();
+        }
+        self.tree.maintain(now);
     }
 
-    /// The coarse clock: steps of [`TICK_MS`] since the governor was made.
-    #[inline]
-    pub(crate) fn tick(&self) -> u32 {
-        self.hot.tick.load(Relaxed)
-    }
-
-    /// Advances the coarse clock, and answers how long ago the governor was made.
+    /// Advances the coarse clock, and returns how long ago the governor was made.
     pub(crate) fn read_clock(&self) -> Duration {
         let elapsed = self.clock.now().saturating_sub(self.epoch);
         let tick = (elapsed.as_millis() as u64 / TICK_MS) as u32;
         // Every lease reads this line, so it is written only when there is something new.
-        if self.hot.tick.load(Relaxed) != tick {
+        if self.hot.tick() != tick {
             self.hot.tick.store(tick, Relaxed);
         }
         elapsed
+    }
+
+    /// Adds to what was leased and returned.
+    pub(super) fn count(&self, leased_bytes: u64, returned_bytes: u64) {
+        if leased_bytes > 0 || returned_bytes > 0 {
+            let mut folded = self.folded.lock();
+            folded.leased_bytes += leased_bytes;
+            folded.returned_bytes += returned_bytes;
+        }
     }
 
     /// Keeps the counters of `totals` from falling below what was shown before.
@@ -129,7 +209,7 @@ impl Shared {
 
 /// Counters that only rise.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tallies {
+pub(crate) struct Counters {
     pub(crate) leased_bytes: u64,
     pub(crate) returned_bytes: u64,
 }

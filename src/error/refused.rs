@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::limit::Limit;
 use crate::priority::Priority;
+use crate::try_box::OutOfMemory;
 
 /// A level of the scope tree that can refuse a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,13 +76,13 @@ impl fmt::Display for Scope {
 pub enum Resource {
     /// Bytes of leased, cached and reserved memory.
     Memory,
-    /// Connections, whoever opened them.
+    /// Connections, whichever side opened them.
     Connections,
     /// Connections that the remote side opened.
     ConnectionsInbound,
     /// Connections that this side opened.
     ConnectionsOutbound,
-    /// Streams, whoever opened them.
+    /// Streams, whichever side opened them.
     Streams,
     /// Streams that the remote side opened.
     StreamsInbound,
@@ -129,15 +130,12 @@ pub enum Reason {
     Blocked,
     /// Too many came in too short a time.
     Rate,
-    /// It would have fitted, but others were already waiting.
-    Queued,
     /// The operating system had no memory to map.
     OutOfMemory,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Limit, Self::Blocked, Self::Rate, Self::Queued, Self::OutOfMemory];
+    pub(crate) const ALL: [Self; 4] = [Self::Limit, Self::Blocked, Self::Rate, Self::OutOfMemory];
 }
 
 /// A request that was refused, with the numbers at the instant of the refusal.
@@ -172,7 +170,7 @@ pub struct Refused {
     priority: Priority,
     /// What refused, where the scope is [`Scope::Subnet`].
     prefix_len: Option<u8>,
-    /// Whether the allow list has other scopes for who was refused.
+    /// Whether the allow list has other scopes for the connection that was refused.
     has_fallback: bool,
 }
 
@@ -225,12 +223,18 @@ impl Refused {
         Self { reason: Reason::OutOfMemory, ..refused }
     }
 
+    /// More than can be counted.
+    pub(crate) fn uncountable(scope: Scope, requested: u64) -> Self {
+        let in_use = u64::MAX - requested;
+        Self::new(scope, Resource::Memory, Limit::Unlimited, in_use, requested)
+    }
+
     /// The same, of a request that had this priority.
     pub(crate) fn at(self, priority: Priority) -> Self {
         Self { priority, ..self }
     }
 
-    /// The same, of one whom the allow list covers: when its scopes have room, it fits after all.
+    /// The same, of a connection that the allow list covers: when its scopes have room, it fits after all.
     pub(crate) fn with_fallback(self, has_fallback: bool) -> Self {
         Self { has_fallback, ..self }
     }
@@ -281,6 +285,31 @@ impl Refused {
         (self.retry_after_ns > 0).then(|| Duration::from_nanos(self.retry_after_ns))
     }
 
+    /// The kind of [`io::Error`] that the refusal is, by itself or inside another error.
+    pub(super) fn io_kind(&self) -> io::ErrorKind {
+        match self.reason {
+            Reason::OutOfMemory => io::ErrorKind::OutOfMemory,
+            Reason::Limit | Reason::Blocked | Reason::Rate => io::ErrorKind::QuotaExceeded,
+        }
+    }
+
+    /// How many bytes have to come back before the request fits, if that would help.
+    pub(crate) fn missing_bytes(&self) -> Option<u64> {
+        self.missing_bytes_of(self.requested)
+    }
+
+    /// The same, if only this much had been requested.
+    pub(crate) fn missing_bytes_of(&self, requested: u64) -> Option<u64> {
+        let share = match self.limit {
+            Limit::Unlimited => return None,
+            // Room for no memory: a connection that moves may enter without its idle blocks.
+            Limit::Blocked => 0,
+            Limit::Max(max) => self.priority.share_of(max),
+        };
+        let may_fit = self.resource == Resource::Memory && requested <= share;
+        may_fit.then(|| self.in_use.saturating_add(requested).saturating_sub(share))
+    }
+
     /// Whether the request exceeds the limit even with nothing else in use.
     pub(crate) fn never_fits(&self) -> bool {
         match self.limit {
@@ -317,11 +346,9 @@ impl fmt::Display for Refused {
                  come back in {wait:.1?}",
                 wait = Duration::from_nanos(self.retry_after_ns)
             ),
-            Reason::Queued => write!(
-                f,
-                "others already wait for {unit} in the {scope} scope: \
-                 {in_use} of {limit} in use, {requested} requested"
-            ),
+            Reason::OutOfMemory if requested == 0 => {
+                f.write_str("there is no memory for the book-keeping of the request")
+            }
             Reason::OutOfMemory => write!(
                 f,
                 "the operating system has no memory to map: \
@@ -360,13 +387,9 @@ impl fmt::Display for Unit {
 
 impl std::error::Error for Refused {}
 
-impl From<Refused> for io::Error {
-    fn from(refused: Refused) -> Self {
-        let kind = match refused.reason {
-            Reason::OutOfMemory => io::ErrorKind::OutOfMemory,
-            _ => io::ErrorKind::QuotaExceeded,
-        };
-        io::Error::new(kind, refused)
+impl From<OutOfMemory> for Refused {
+    fn from(OutOfMemory: OutOfMemory) -> Self {
+        Self::out_of_memory(0, 0)
     }
 }
 

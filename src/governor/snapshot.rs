@@ -1,15 +1,10 @@
 //! Reading everything, row by row.
 
-use std::time::Duration;
-
 use super::Governor;
-use crate::connection::{Audit, Connection, TICK_MS};
-use crate::name::{ConnectionId, PeerKey};
-use crate::registry::Identified;
-use crate::report::{
-    ClassPeerRow, ClassRow, ConnectionRow, Orphan, PeerRow, RefusalRow, ScopeRow, Snapshot, Totals,
-};
-use crate::scope::{Refusals, Seen};
+use crate::connection::{Audit, Connection};
+use crate::registry::Registered;
+use crate::report::{ConnectionRow, Orphan, RefusalRow, Snapshot, Totals};
+use crate::scope::Refusals;
 
 impl Governor {
     /// Reads everything: the tree with limits beside use, connections, orphans, refusals, the
@@ -24,13 +19,15 @@ impl Governor {
         // The counters that connections have handed in, before those they still have: what is
         // handed in meanwhile is missed and never counted twice, and the floor keeps that from
         // showing as a counter that falls.
-        let tallies = *shared.tallies.lock();
-        let mut connections = shared.registry.all();
-        connections.sort_unstable_by_key(|connection| connection.id());
+        let folded = *shared.folded.lock();
+        let mut connections = Vec::new();
+        shared.registry.for_each(|connection| connections.push(connection.clone()));
+        connections.sort_unstable_by_key(|connection| connection.serial());
+        connections.dedup_by_key(|connection| connection.serial());
 
         let mut totals = Totals {
-            leased_bytes: tallies.leased_bytes,
-            returned_bytes: tallies.returned_bytes,
+            leased_bytes: folded.leased_bytes,
+            returned_bytes: folded.returned_bytes,
             ..Totals::default()
         };
         let mut rows = Vec::with_capacity(connections.len());
@@ -44,35 +41,16 @@ impl Governor {
         orphans.sort_unstable_by_key(|orphan| std::cmp::Reverse(orphan.age));
         shared.raise_floor(&mut totals);
 
-        let tree = shared.tree.report();
+        let mut scopes = shared.tree.rows();
+        scopes.sort_unstable_by(|a, b| {
+            (a.scope, &a.class, &a.peer).cmp(&(b.scope, &b.class, &b.peer))
+        });
+        let tree = shared.tree.counters();
         totals.admitted = tree.admitted;
         let refusals = refusal_rows(&tree.refusals);
         totals.refused = refusals.iter().map(|row| row.count).sum();
-        let class_row = |(name, seen)| ClassRow { name, row: scope_row(seen) };
-        let mut classes: Vec<_> = tree.classes.into_iter().map(class_row).collect();
-        classes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let peer_row = |(key, seen): (Box<[u8]>, _)| PeerRow {
-            peer: PeerKey::of_bounded(&key),
-            row: scope_row(seen),
-        };
-        let mut peers: Vec<_> = tree.peers.into_iter().map(peer_row).collect();
-        peers.sort_unstable_by(|a, b| a.peer.cmp(&b.peer));
-        let class_peer_row = |(class, key, seen): (_, Box<[u8]>, _)| ClassPeerRow {
-            class,
-            peer: PeerKey::of_bounded(&key),
-            row: scope_row(seen),
-        };
-        let mut class_peers: Vec<_> = tree.class_peers.into_iter().map(class_peer_row).collect();
-        class_peers.sort_unstable_by(|a, b| (&a.class, &a.peer).cmp(&(&b.class, &b.peer)));
-
         Snapshot {
-            system: scope_row(tree.system),
-            transient: scope_row(tree.transient),
-            allowlisted_system: scope_row(tree.allowlisted_system),
-            allowlisted_transient: scope_row(tree.allowlisted_transient),
-            classes,
-            peers,
-            class_peers,
+            scopes,
             connections: rows,
             orphans,
             refusals,
@@ -85,9 +63,9 @@ impl Governor {
 
     fn row(&self, connection: &Connection, audit: Audit) -> ConnectionRow {
         ConnectionRow {
-            id: ConnectionId(connection.id()),
+            id: connection.id(),
             site: connection.site(),
-            age: self.age(connection.admitted_tick()),
+            age: self.shared.hot.age(connection.admitted_tick()),
             source: audit.source,
             closed: audit.closed,
             usage: audit.usage,
@@ -95,23 +73,14 @@ impl Governor {
     }
 
     fn orphans(&self, connection: &Connection, audit: &Audit) -> impl Iterator<Item = Orphan> {
-        let connection = ConnectionId(connection.id());
+        let connection = connection.id();
         audit.orphans.iter().map(move |note| Orphan {
             connection,
             site: note.site,
             bytes: note.bytes,
-            age: self.age(note.tick),
+            age: self.shared.hot.age(note.tick),
         })
     }
-
-    fn age(&self, since_tick: u32) -> Duration {
-        let ticks = self.shared.tick().wrapping_sub(since_tick);
-        Duration::from_millis(u64::from(ticks) * TICK_MS)
-    }
-}
-
-fn scope_row((usage, limits): Seen) -> ScopeRow {
-    ScopeRow { usage, limits }
 }
 
 fn refusal_rows(refusals: &Refusals) -> Vec<RefusalRow> {

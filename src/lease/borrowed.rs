@@ -7,11 +7,11 @@ use std::ptr::NonNull;
 
 use super::owned::OwnedLease;
 use super::place::Place;
-use super::window::{Window, buffer};
-use super::{Loan, lease};
-use crate::connection::{Connection, Seat};
+use super::view::{BufferView, buffer};
+use super::{Loan, home, is_block, lease, magazine, next_larger};
+use crate::connection::{Ask, Connection};
 use crate::error::LeaseError;
-use crate::magazine::Hold;
+use crate::magazine::{Hold, SlotRef};
 use crate::priority::Priority;
 
 /// A buffer on loan from a connection's guard.
@@ -37,9 +37,15 @@ use crate::priority::Priority;
 #[must_use = "a lease that is dropped goes back at once"]
 pub struct Lease<'g> {
     connection: &'g Connection,
-    seat: Seat,
-    window: Window,
+    slot: SlotRef,
+    view: BufferView,
 }
+
+// SAFETY: `Connection` is `Sync`, the view is `Send + Sync`, and the slot leads to a magazine, which is
+// atomics through and through and stays while the block is out.
+unsafe impl Send for Lease<'_> {}
+// SAFETY: as above; `&Lease` only reads.
+unsafe impl Sync for Lease<'_> {}
 
 impl<'g> Lease<'g> {
     #[inline(always)]
@@ -49,31 +55,42 @@ impl<'g> Lease<'g> {
         priority: Priority,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        let hold = Hold::Borrowed;
-        let (seat, window) = lease(connection, None, len, hold, priority, site, |leased| {
+        let ask = Ask { len, hold: Hold::Borrowed, account: None, priority, site };
+        let (slot, view) = lease(connection, &ask, |leased| {
             // SAFETY: no close takes a borrowed block while the guard lives, which this lease
-            // borrows. It returns the block as its window goes.
+            // borrows. It returns the block as its view goes.
             unsafe { leased.find() }
         })?;
-        Ok(Self { connection, seat, window })
+        Ok(Self { connection, slot, view })
     }
 
-    /// Moves what is readable into a block of the next larger size: beyond the largest class, twice
-    /// as large. On an error nothing changes.
+    /// Moves the readable bytes into a block of the next larger size: beyond the largest size class,
+    /// one twice as large. On an error nothing changes.
     ///
-    /// Costs a lease and the copy.
+    /// Costs a lease and the copy. Until the bytes are copied both blocks are charged. The line that
+    /// calls this is noted as the place that leased the new block.
+    ///
+    /// ```
+    /// use bytes::{Buf, BufMut};
+    ///
+    /// let governor = leasehold::Governor::unlimited();
+    /// let guard = governor.inbound().try_admit()?;
+    /// let mut buf = guard.try_lease(512)?;
+    /// buf.put_bytes(7, 512);
+    /// buf.advance(500);
+    /// buf.grow()?;
+    /// assert_eq!((buf.len(), buf.capacity()), (12, 2048));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// As [`ConnectionGuard::try_lease`](crate::ConnectionGuard::try_lease).
     #[track_caller]
     pub fn grow(&mut self) -> Result<(), LeaseError> {
-        let site = Location::caller();
-        let capacity = self.capacity();
-        let next_class = self.connection.shared().arena.class_for(capacity + 1);
-        let len = if next_class.is_some() { capacity + 1 } else { capacity.saturating_mul(2) };
-        let mut larger = Lease::new(self.connection, len, Priority::Critical, site)?;
-        larger.window.append(self.window.readable());
+        let len = next_larger(self.connection, self.capacity());
+        let mut larger = Lease::new(self.connection, len, Priority::Critical, Location::caller())?;
+        larger.view.append(self.view.readable());
         *self = larger;
         Ok(())
     }
@@ -81,8 +98,13 @@ impl<'g> Lease<'g> {
     /// Makes the lease independent of the guard's borrow, without a copy. It is revoked when the
     /// connection closes; if that has happened already (from outside), it starts out revoked.
     pub fn into_owned(self) -> OwnedLease {
-        self.connection.own(self.seat);
-        OwnedLease::from_loan(self.into_loan(Hold::Owned))
+        let slot = self.slot.slot();
+        let owned = self.magazine().try_rehold(slot, Hold::Borrowed, Hold::Owned);
+        let loan = self.into_loan(Hold::Owned);
+        if !owned {
+            loan.take_back();
+        }
+        OwnedLease::from_loan(loan)
     }
 
     /// Turns what is readable into [`Bytes`](bytes::Bytes) that share the block, or, if that would
@@ -90,7 +112,7 @@ impl<'g> Lease<'g> {
     ///
     /// The block is back when the last clone drops, even if the connection ends before.
     pub fn freeze(self) -> bytes::Bytes {
-        self.connection.rehold(self.seat, Hold::Borrowed, Hold::Pinned);
+        self.magazine().rehold(self.slot.slot(), Hold::Borrowed, Hold::Pinned);
         self.into_loan(Hold::Pinned).detach()
     }
 
@@ -99,22 +121,28 @@ impl<'g> Lease<'g> {
         let this = ManuallyDrop::new(self);
         Loan {
             connection: NonNull::from(this.connection),
-            seat: this.seat,
+            slot: this.slot,
             hold,
-            // SAFETY: `this` is never used again nor dropped, so the window has one owner.
-            place: Place::Found(unsafe { std::ptr::read(&this.window) }),
+            // SAFETY: `this` is never used again nor dropped, so the view has one owner.
+            place: Place::Found(unsafe { std::ptr::read(&this.view) }),
             account: None,
         }
     }
 
-    #[inline]
-    fn window(&self) -> &Window {
-        &self.window
+    #[inline(always)]
+    fn magazine(&self) -> &crate::magazine::Magazine {
+        // SAFETY: the guard, and so the record, is alive, and the block is out.
+        unsafe { magazine(self.slot) }
     }
 
     #[inline]
-    fn window_mut(&mut self) -> &mut Window {
-        &mut self.window
+    fn view(&self) -> &BufferView {
+        &self.view
+    }
+
+    #[inline]
+    fn view_mut(&mut self) -> &mut BufferView {
+        &mut self.view
     }
 }
 
@@ -123,17 +151,20 @@ buffer!(Lease<'_>);
 impl Drop for Lease<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.connection.shared().arena.zero_on_return()
-            && self.connection.is_block(self.capacity())
-        {
-            self.window.wipe();
+        if self.connection.hot().zero_on_return && is_block(self.connection, self.capacity()) {
+            self.view.wipe();
         }
-        self.connection.put_borrowed(self.seat);
+        let slot = self.slot.slot();
+        if !self.magazine().try_put(slot, Hold::Borrowed) {
+            // SAFETY: nothing has changed, so the block is still out.
+            let home = unsafe { home(self.connection, self.slot) };
+            drop(self.connection.put_slowly(home, slot, Hold::Borrowed));
+        }
     }
 }
 
 impl fmt::Debug for Lease<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lease").field(&self.window).finish()
+        f.debug_tuple("Lease").field(&self.view).finish()
     }
 }

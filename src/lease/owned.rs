@@ -6,9 +6,9 @@ use std::panic::Location;
 use bytes::Bytes;
 
 use super::place::Place;
-use super::window::{Window, buffer};
-use super::{Loan, lease};
-use crate::connection::{Connection, StreamAccount};
+use super::view::{BufferView, buffer};
+use super::{Loan, lease, next_larger};
+use crate::connection::{Ask, Connection, StreamAccount};
 use crate::error::{LeaseError, Revoked};
 use crate::magazine::Hold;
 use crate::priority::Priority;
@@ -44,8 +44,8 @@ impl OwnedLease {
         priority: Priority,
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
-        let hold = Hold::Owned;
-        let leased = lease(connection, account, len, hold, priority, site, Place::unpinned)?;
+        let ask = Ask { len, hold: Hold::Owned, account, priority, site };
+        let leased = lease(connection, &ask, Place::unpinned)?;
         Ok(Self(Loan::owned(connection, account, leased)))
     }
 
@@ -54,7 +54,7 @@ impl OwnedLease {
     }
 
     /// Holds on to the memory while the bytes are touched: a close that comes meanwhile leaves it
-    /// until the answer drops. One atomic step, and another when it drops.
+    /// until the returned value drops. One atomic step, and another when it drops.
     ///
     /// # Errors
     ///
@@ -67,10 +67,11 @@ impl OwnedLease {
         if self.0.try_pin() { Ok(Pinned(&mut self.0)) } else { Err(Revoked) }
     }
 
-    /// Holds on to the memory for good, for callers that need access without a guard value:
-    /// `poll_fill_buf`, `spawn_blocking`, io_uring.
+    /// Holds on to the memory for callers that need access without a borrow: `poll_fill_buf`,
+    /// `spawn_blocking`, io_uring. One atomic step.
     ///
-    /// The memory is kept until the answer drops, even if the connection ends before.
+    /// The memory is kept until the returned lease drops or becomes [owned
+    /// again](PinnedLease::into_owned), even if the connection ends before.
     ///
     /// # Errors
     ///
@@ -78,6 +79,18 @@ impl OwnedLease {
     pub fn into_pinned(mut self) -> Result<PinnedLease, Revoked> {
         self.pin().map(Pinned::keep)?;
         Ok(PinnedLease(self.0))
+    }
+
+    /// As [`Lease::grow`](crate::Lease::grow), pinned meanwhile and charged to the stream that it was
+    /// leased on, if any.
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection is closed.
+    #[track_caller]
+    pub fn grow(&mut self) -> Result<(), LeaseError> {
+        let mut pinned = self.pin().map_err(|Revoked| LeaseError::Closed)?;
+        pinned.grow()
     }
 
     /// As [`Lease::freeze`](crate::Lease::freeze).
@@ -107,19 +120,29 @@ impl fmt::Debug for OwnedLease {
 pub struct Pinned<'a>(&'a mut Loan);
 
 impl Pinned<'_> {
+    /// As [`OwnedLease::grow`].
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection was closed meanwhile.
+    #[track_caller]
+    pub fn grow(&mut self) -> Result<(), LeaseError> {
+        self.0.grow(Location::caller())
+    }
+
     /// Leaves the lease pinned.
     fn keep(self) {
         std::mem::forget(self);
     }
 
     #[inline]
-    fn window(&self) -> &Window {
-        self.0.window()
+    fn view(&self) -> &BufferView {
+        self.0.view()
     }
 
     #[inline]
-    fn window_mut(&mut self) -> &mut Window {
-        self.0.window_mut()
+    fn view_mut(&mut self) -> &mut BufferView {
+        self.0.view_mut()
     }
 }
 
@@ -138,28 +161,64 @@ impl fmt::Debug for Pinned<'_> {
     }
 }
 
-/// A lease that is pinned until it drops. Made by [`OwnedLease::into_pinned`].
+/// A lease that is pinned until it drops or becomes [owned again](Self::into_owned). Made by
+/// [`OwnedLease::into_pinned`].
 ///
-/// If the connection ends before, the block stays charged to the peer and the system (if the
+/// If the connection ends meanwhile, the block stays charged to the peer and the system (if the
 /// connection was never bound to a peer, to the system alone), and shows in reports as an
 /// [orphan](crate::Orphan) with the place that leased it.
 #[must_use = "a lease that is dropped goes back at once"]
 pub struct PinnedLease(Loan);
 
 impl PinnedLease {
+    /// Lets go of the pin: from now on a close takes the block. If the connection is closed already,
+    /// the block goes back at once, and the returned lease is revoked. One atomic step.
+    ///
+    /// ```
+    /// use bytes::BufMut;
+    /// use leasehold::{Governor, Revoked};
+    ///
+    /// let governor = Governor::unlimited();
+    /// let guard = governor.inbound().try_admit()?;
+    /// let mut pinned = guard.handle().try_lease_owned(4096)?.into_pinned()?;
+    /// pinned.put_slice(b"hello");
+    /// let mut owned = pinned.into_owned();
+    /// assert_eq!(&*owned.pin()?, b"hello");
+    ///
+    /// let pinned = owned.into_pinned()?;
+    /// drop(guard);
+    /// assert_eq!(&*pinned, b"hello");
+    /// assert_eq!(pinned.into_owned().pin().unwrap_err(), Revoked);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_owned(mut self) -> OwnedLease {
+        self.0.unpin();
+        OwnedLease(self.0)
+    }
+
+    /// As [`OwnedLease::grow`].
+    ///
+    /// # Errors
+    ///
+    /// If a limit is in the way, or the connection is closed.
+    #[track_caller]
+    pub fn grow(&mut self) -> Result<(), LeaseError> {
+        self.0.grow(Location::caller())
+    }
+
     /// As [`Lease::freeze`](crate::Lease::freeze).
     pub fn freeze(self) -> Bytes {
         self.0.detach()
     }
 
     #[inline]
-    fn window(&self) -> &Window {
-        self.0.window()
+    fn view(&self) -> &BufferView {
+        self.0.view()
     }
 
     #[inline]
-    fn window_mut(&mut self) -> &mut Window {
-        self.0.window_mut()
+    fn view_mut(&mut self) -> &mut BufferView {
+        self.0.view_mut()
     }
 }
 
@@ -168,5 +227,26 @@ buffer!(PinnedLease);
 impl fmt::Debug for PinnedLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("PinnedLease").field(&self.0).finish()
+    }
+}
+
+impl Loan {
+    /// Moves the readable bytes of a pinned block into one of the next larger size, which is pinned
+    /// too.
+    fn grow(&mut self, site: &'static Location<'static>) -> Result<(), LeaseError> {
+        debug_assert!(self.hold == Hold::Pinned);
+        let (hold, priority) = (Hold::Pinned, Priority::Critical);
+        let (connection, account) = (self.connection(), self.account());
+        let len = next_larger(connection, self.capacity());
+        let ask = Ask { len, hold, account, priority, site };
+        let (slot, place) = lease(connection, &ask, |leased| {
+            // SAFETY: a close leaves what is pinned, and `larger` returns it as its view goes.
+            Place::Found(unsafe { leased.find() })
+        })?;
+        let mut larger =
+            Loan { connection: self.connection, slot, hold, place, account: self.account };
+        larger.view_mut().append(self.view().readable());
+        *self = larger;
+        Ok(())
     }
 }

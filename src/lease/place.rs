@@ -2,14 +2,14 @@
 
 use std::panic::Location;
 
-use super::window::Window;
-use crate::arena::Class;
+use super::view::BufferView;
+use crate::arena::{Lookup, SizeClasses};
 use crate::sync::Watch;
 
-/// A block that was leased and that nobody has looked for yet: its number, and what is to be noted
+/// A block that was leased and that its lease has not looked for yet: its number, and what is to be noted
 /// in its record. Plain data, and of no use once the block was taken.
 ///
-/// In whole words, as a window is: beside halves the compiler would move the window in halves too.
+/// In whole words, as a view is: beside halves the compiler would move the view in halves too.
 #[derive(Clone, Copy)]
 pub(super) struct Sought {
     site: &'static Location<'static>,
@@ -35,43 +35,46 @@ impl Sought {
         self.class
     }
 
-    /// A window on the block's bytes. Notes who leased it.
+    /// A view of the block's bytes. Notes the line that leased it.
     ///
     /// # Safety
     ///
-    /// `class` is the block's. The block is leased to the caller, in a hold that a close leaves
-    /// alone: borrowed, pinned or detached. Whenever the window is used it still is.
+    /// `lookup` and `sizes` are those of the block's arena. The block is leased to the caller, in a hold that a close leaves
+    /// alone: borrowed, pinned or detached. Whenever the view is used it still is.
     #[inline(always)]
-    pub(super) unsafe fn find(self, class: &Class) -> Window {
-        // SAFETY: by the caller's promise the block is out and stays so for now; what the window
-        // keeps of the answer is used only while it is out, as promised too.
-        let (record, base) = unsafe { class.locate((self.block_and_tick >> 32) as u32) };
+    pub(super) unsafe fn find(self, lookup: Lookup, sizes: SizeClasses) -> BufferView {
+        let number = (self.block_and_tick >> 32) as u32;
+        // SAFETY: by the caller's promise the block is out and stays so for now; what the view keeps
+        // of the result is used only while it is out, as promised too.
+        let (record, base) = unsafe { lookup.locate(self.class, number) };
         let watch = Watch::of(&record.probe);
         // In the models: the block is out, and was handed out before this.
         watch.read();
         record.note().write(self.site, self.block_and_tick as u32);
-        Window::new(base, class.block_bytes(), watch)
+        // SAFETY: the block's bytes and its watch; the caller promises to use the view only while the
+        // block is leased to it.
+        unsafe { BufferView::new(base, sizes.block_bytes(self.class), watch) }
     }
 }
 
 /// What was leased: a block of a class, or a mapping of its own.
-pub(super) enum Leased<'c> {
-    Block(&'c Class, Sought),
-    Large(Window),
+pub(super) enum Leased {
+    Block(Lookup, SizeClasses, Sought),
+    Large(BufferView),
 }
 
-impl Leased<'_> {
-    /// A window on the bytes.
+impl Leased {
+    /// A view of the bytes.
     ///
     /// # Safety
     ///
-    /// As for [`Sought::find`]; the class here is the block's.
+    /// As for [`Sought::find`].
     #[inline(always)]
-    pub(super) unsafe fn find(self) -> Window {
+    pub(super) unsafe fn find(self) -> BufferView {
         match self {
             // SAFETY: passed on to the caller.
-            Leased::Block(class, sought) => unsafe { sought.find(class) },
-            Leased::Large(window) => window,
+            Leased::Block(lookup, sizes, sought) => unsafe { sought.find(lookup, sizes) },
+            Leased::Large(view) => view,
         }
     }
 }
@@ -80,7 +83,7 @@ impl Leased<'_> {
 pub(super) enum Place {
     /// Not looked for: the lease was never pinned.
     Sought(Sought),
-    Found(Window),
+    Found(BufferView),
 }
 
 impl Place {
@@ -88,27 +91,27 @@ impl Place {
     /// already: of a block its number. Of a mapping the address, which the mapping told before it
     /// was leased.
     #[inline(always)]
-    pub(super) fn unpinned(leased: Leased<'_>) -> Self {
+    pub(super) fn unpinned(leased: Leased) -> Self {
         match leased {
-            Leased::Block(_, sought) => Place::Sought(sought),
-            Leased::Large(window) => Place::Found(window),
+            Leased::Block(_, _, sought) => Place::Sought(sought),
+            Leased::Large(view) => Place::Found(view),
         }
     }
 
-    /// The window, which is there in every hold that lets its bytes be touched.
+    /// The view, which is there in every hold that lets its bytes be touched.
     #[inline(always)]
-    pub(super) fn window(&self) -> &Window {
+    pub(super) fn view(&self) -> &BufferView {
         match self {
-            Place::Found(window) => window,
+            Place::Found(view) => view,
             Place::Sought(_) => touched_unfound(),
         }
     }
 
-    /// As [`window`](Self::window).
+    /// As [`view`](Self::view).
     #[inline(always)]
-    pub(super) fn window_mut(&mut self) -> &mut Window {
+    pub(super) fn view_mut(&mut self) -> &mut BufferView {
         match self {
-            Place::Found(window) => window,
+            Place::Found(view) => view,
             Place::Sought(_) => touched_unfound(),
         }
     }

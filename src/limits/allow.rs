@@ -1,4 +1,4 @@
-//! Who is admitted although the ordinary scopes refuse.
+//! Connections that are admitted although the ordinary scopes refuse.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::name::PeerKey;
 /// traffic uses its own scopes only when it has to. A rule names a network, a peer, or a peer in a
 /// network. Where the peer is not known yet, a rule with both lets the connection in for now:
 /// once it is bound to another peer it moves to the ordinary scopes, or is refused there. A rule
-/// with a peer alone admits no unknown peer, or anyone could use it up.
+/// with a peer alone admits no unknown peer, or strangers could use its scopes up.
 ///
 /// ```
 /// use leasehold::{AllowList, PeerKey};
@@ -57,7 +57,7 @@ impl AllowRule {
 }
 
 impl AllowList {
-    /// Nobody.
+    /// No rules: every connection depends on the ordinary scopes.
     pub fn new() -> Self {
         Self::default()
     }

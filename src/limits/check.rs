@@ -28,7 +28,7 @@ impl Limits {
     /// Where the scope above has no limit, the next above it counts, and where inbound or outbound
     /// have none there, both together do. An unlimited scope promises nothing, so there is no
     /// warning of it. Below a limit that is [`Blocked`](Limit::Blocked), only peers and classes by
-    /// name are warned of: nobody has to take back every default in order to block something.
+    /// name are warned of, so that to block something takes no change of every default.
     /// For the same reason, a default is never held against what is set by name for a single peer
     /// or class. Nor are connections held against file descriptors, which not every connection
     /// takes; or scopes against addresses, which are limits on another axis.

@@ -6,7 +6,6 @@ mod names;
 mod patch;
 mod path;
 mod problem;
-mod rate;
 mod read;
 mod shape;
 mod size;

@@ -38,7 +38,7 @@ pub enum NodeType {
     Full,
     /// A node that passes on the streams of others.
     ///
-    /// It holds a connection for everyone who cannot be reached otherwise, mostly idle, and every
+    /// It holds a connection for each node that cannot be reached otherwise, mostly idle, and every
     /// circuit is two streams that need little more than a window. So there are sixteen times the
     /// streams and connections of a full node as memory grows, each with little memory; and one
     /// peer's circuits cannot take what is there for all.
@@ -46,19 +46,19 @@ pub enum NodeType {
     /// A node that newcomers ask for others.
     ///
     /// Very many come in, ask one question and leave. So half of everything may be in a handshake,
-    /// and nobody gets much: two connections, some streams, and 2 MiB that do not grow with the
+    /// and no peer gets much: two connections, some streams, and 2 MiB that do not grow with the
     /// machine. Large messages do not fit, nor are there any.
     Bootstrap,
     /// A node whose own traffic must get through, at any price to strangers.
     ///
-    /// It talks with few peers, known and long-lived, who send large messages all at once. So
-    /// there are few connections with much memory each; a third of the connections is out of reach
-    /// of those who come in; and the unknown get a small part.
+    /// It talks with few peers, known and long-lived, which send large messages all at once. So
+    /// there are few connections with much memory each; inbound connections cannot have a third of
+    /// all; and unknown peers get a small part.
     Validator,
     /// A node that serves clients on the web.
     ///
     /// Browsers come in large numbers, many of them behind one address, with many requests at a
-    /// time; and few ever tell who they are. So one address or peer may have many connections,
+    /// time; and few ever name themselves. So one address or peer may have many connections,
     /// those without a peer three quarters of everything, and each connection little memory.
     Gateway,
 }

@@ -1,9 +1,7 @@
 //! What one scope may use at most.
 
-use crate::error::{Refused, Resource, Scope};
+use crate::error::Resource;
 use crate::limit::Limit;
-use crate::priority::Priority;
-use crate::usage::{Ceilings, Lane, MOST_COUNT, Tally};
 
 /// The limits of one scope, resource by resource.
 ///
@@ -19,13 +17,13 @@ use crate::usage::{Ceilings, Lane, MOST_COUNT, Tally};
 pub struct ScopeLimits {
     /// Bytes of leased, cached and reserved memory.
     pub memory: Limit,
-    /// Connections, whoever opened them.
+    /// Connections, whichever side opened them.
     pub connections: Limit,
     /// Connections that the remote side opened.
     pub connections_inbound: Limit,
     /// Connections that this side opened.
     pub connections_outbound: Limit,
-    /// Streams, whoever opened them.
+    /// Streams, whichever side opened them.
     pub streams: Limit,
     /// Streams that the remote side opened.
     pub streams_inbound: Limit,
@@ -48,7 +46,7 @@ macro_rules! setters {
 }
 
 impl ScopeLimits {
-    /// What [`unlimited`](Self::unlimited) answers.
+    /// What [`unlimited`](Self::unlimited) returns.
     pub(crate) const UNLIMITED: Self = Self::all(Limit::Unlimited);
 
     /// No limit on anything.
@@ -97,66 +95,5 @@ impl ScopeLimits {
             Resource::StreamsOutbound => self.streams_outbound,
             Resource::Fds => self.fds,
         }
-    }
-
-    /// The limits in the form in which they are compared.
-    pub(crate) fn ceilings(&self) -> Ceilings {
-        Ceilings::new(self.memory, |lane| match lane {
-            Lane::Connections => self.connections,
-            Lane::ConnectionsInbound => self.connections_inbound,
-            Lane::ConnectionsOutbound => self.connections_outbound,
-            Lane::Fds => self.fds,
-            Lane::Streams => self.streams,
-            Lane::StreamsInbound => self.streams_inbound,
-            Lane::StreamsOutbound => self.streams_outbound,
-        })
-    }
-
-    /// Whether `requested` more bytes fit on top of `in_use` at a priority.
-    #[inline]
-    pub(crate) fn check_memory(
-        &self,
-        scope: Scope,
-        in_use: u64,
-        requested: u64,
-        priority: Priority,
-    ) -> Result<(), Refused> {
-        let limit = match self.memory {
-            Limit::Max(max) => Limit::Max(priority.share_of(max)),
-            other => other,
-        };
-        if limit.admits(in_use, requested) {
-            return Ok(());
-        }
-        let refused = Refused::new(scope, Resource::Memory, self.memory, in_use, requested);
-        Err(refused.at(priority))
-    }
-
-    /// Whether the counts of `more` fit on top of `in_use`; if not, the first that does not.
-    pub(crate) fn check_counts(
-        &self,
-        scope: Scope,
-        in_use: &Tally,
-        more: &Tally,
-    ) -> Result<(), Refused> {
-        let rows = [
-            (Resource::Connections, Lane::Connections),
-            (Resource::ConnectionsInbound, Lane::ConnectionsInbound),
-            (Resource::ConnectionsOutbound, Lane::ConnectionsOutbound),
-            (Resource::Streams, Lane::Streams),
-            (Resource::StreamsInbound, Lane::StreamsInbound),
-            (Resource::StreamsOutbound, Lane::StreamsOutbound),
-            (Resource::Fds, Lane::Fds),
-        ];
-        for (resource, lane) in rows {
-            let limit = self.of(resource);
-            let (in_use, requested) = (in_use.count(lane).into(), more.count(lane).into());
-            // Counts end somewhere even where they are unlimited.
-            let counted = in_use + requested <= MOST_COUNT.into();
-            if requested > 0 && !(limit.admits(in_use, requested) && counted) {
-                return Err(Refused::new(scope, resource, limit, in_use, requested));
-            }
-        }
-        Ok(())
     }
 }

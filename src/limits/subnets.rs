@@ -1,11 +1,10 @@
 //! Limits by where an inbound connection comes from.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU32;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::rate::Rate;
 use crate::limit::Limit;
 
 /// Limits of inbound connections by the prefix of their address.
@@ -47,17 +46,14 @@ impl SubnetLimits {
     /// seconds for an IPv4 address (a burst of 16) or an IPv6 /56 (of 16), 64 connections and one
     /// in two seconds for an IPv6 /48 (of 80); loopback is free.
     pub fn standard() -> Self {
-        let every = |seconds, burst| Rate::new(Duration::from_secs(seconds), burst);
         let each = |connections: u64, rate| PrefixLimits {
             connections: connections.into(),
             rate: Some(rate),
         };
-        const SIXTEEN: NonZeroU32 = NonZeroU32::new(16).unwrap();
-        const EIGHTY: NonZeroU32 = NonZeroU32::new(80).unwrap();
         Self::unlimited()
-            .ipv4(32, each(8, every(5, SIXTEEN)))
-            .ipv6(56, each(8, every(5, SIXTEEN)))
-            .ipv6(48, each(64, every(2, EIGHTY)))
+            .ipv4(32, each(8, Rate::per_minute(12).burst(16)))
+            .ipv6(56, each(8, Rate::per_minute(12).burst(16)))
+            .ipv6(48, each(64, Rate::per_minute(30).burst(80)))
             .network(IpNet::new_assert([127, 0, 0, 0].into(), 8), PrefixLimits::unlimited())
             .network(
                 IpNet::new_assert(std::net::Ipv6Addr::LOCALHOST.into(), 128),
@@ -115,33 +111,5 @@ impl PrefixLimits {
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
-    }
-}
-
-/// How often something may happen: once in an interval, after a burst.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    interval: Duration,
-    burst: NonZeroU32,
-}
-
-impl Rate {
-    /// The longest interval between two events: about 31 years.
-    pub const MAX_INTERVAL: Duration = Duration::from_secs(1_000_000_000);
-
-    /// Once in `interval`, and up to `burst` times at once after a rest. The interval is kept
-    /// between a nanosecond and [`MAX_INTERVAL`](Self::MAX_INTERVAL).
-    pub fn new(interval: Duration, burst: NonZeroU32) -> Self {
-        Self { interval: interval.clamp(Duration::from_nanos(1), Self::MAX_INTERVAL), burst }
-    }
-
-    /// The time in which one more becomes possible.
-    pub fn interval(&self) -> Duration {
-        self.interval
-    }
-
-    /// How many may come at once after a rest.
-    pub fn burst(&self) -> NonZeroU32 {
-        self.burst
     }
 }

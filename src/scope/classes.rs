@@ -1,116 +1,126 @@
-//! The scopes of classes, and of each peer's part of a class.
+//! The scopes of traffic classes, and of each peer's part of a class: there while something holds
+//! them.
 //!
-//! **Promise.** A scope is there while someone holds it. Names that the limits do not name may be
-//! made at run time, even out of what a remote peer says: past [`MOST_UNLISTED`] of them at once,
-//! new ones share the scope called [`OTHER_CLASSES`]. So neither memory nor a report's rows grow
-//! with what peers invent.
+//! A class that the limits do not name has the default limits, and a scope of its own all the same:
+//! what streams of one peer do in classes of their own never fills another class.
+
+use super::Named;
+use super::demand::Ceilings;
+use super::node::Node;
+use super::peers::PeerRef;
+use super::table::{Hashed, Table};
+use crate::keyed::spread;
+use crate::limits::Limits;
+use crate::try_box::{OutOfMemory, TryBox};
 
 use std::num::NonZeroU32;
 
-use hashbrown::HashTable;
-
-use super::level::Level;
-use super::peers::PeerRef;
-use super::request::Bounds;
-use super::{PARTS, part_of};
-use crate::keyed::shrink;
-use crate::limits::Limits;
-
-/// How many classes without limits of their own can exist at once.
-const MOST_UNLISTED: usize = 256;
-
-/// The class that stands in for those without limits of their own once there are too many of them
-/// at once (256).
-pub const OTHER_CLASSES: &str = "(other)";
-
 /// Names a class's scope while it is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ClassRef(NonZeroU32);
 
-impl ClassRef {
-    fn new(place: usize) -> Self {
-        let number = u32::try_from(place + 1).ok().and_then(NonZeroU32::new);
-        Self(number.expect("there is memory for fewer classes"))
-    }
-
-    #[inline]
-    fn place(self) -> usize {
-        self.0.get() as usize - 1
-    }
-}
-
 /// One class's scope.
-pub(super) struct Class<M> {
+pub(super) struct Class {
+    at: ClassRef,
     hash: u64,
     holders: u32,
+    /// Of the limits that the two below were looked up in.
+    generation: u32,
     name: Box<str>,
-    /// Whether the limits name it.
-    listed: bool,
-    pub(super) bounds: Bounds,
-    pub(super) peer_bounds: Bounds,
-    pub(super) level: Level<M>,
+    pub(super) ceilings: Ceilings,
+    /// Of each peer's part.
+    pub(super) peer_ceilings: Ceilings,
+    pub(super) node: Node,
 }
 
-impl<M> Class<M> {
-    /// Whether it is one of those that there can be too many of.
-    fn is_counted(&self) -> bool {
-        !self.listed && *self.name != *OTHER_CLASSES
-    }
-
+impl Class {
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Looks the limits up, if others are in force than the last time.
+    #[inline]
+    pub(super) fn refresh(&mut self, limits: &Limits, generation: u32) {
+        if self.generation != generation {
+            self.ceilings = Ceilings::new(*limits.of_class(&self.name));
+            self.peer_ceilings = Ceilings::new(*limits.of_class_peer(&self.name));
+            self.generation = generation;
+        }
+    }
+}
+
+impl Hashed for TryBox<Class> {
+    fn hash(&self) -> u64 {
+        spread(self.at.0.get().into())
+    }
+}
+
+/// A class by the hash of its name.
+struct Entry {
+    hash: u64,
+    at: ClassRef,
+}
+
+impl Hashed for Entry {
+    fn hash(&self) -> u64 {
+        self.hash
     }
 }
 
 /// Every class's scope.
-pub(super) struct Classes<M> {
-    scopes: Vec<Option<Box<Class<M>>>>,
-    by_name: HashTable<ClassRef>,
-    unlisted: usize,
-    /// The hash of [`OTHER_CLASSES`].
-    other_hash: u64,
+pub(super) struct Classes {
+    pub(super) table: Table<TryBox<Class>>,
+    by_name: Table<Entry>,
+    /// References are numbers used in turn, so that nothing remembers which are free.
+    last: u32,
 }
 
-impl<M> Classes<M> {
-    pub(super) fn new(other_hash: u64) -> Self {
-        Self { scopes: Vec::new(), by_name: HashTable::new(), unlisted: 0, other_hash }
+impl Classes {
+    pub(super) fn new() -> Self {
+        Self { table: Table::new(), by_name: Table::new(), last: 0 }
     }
 
     /// Finds or makes the scope of the class called `name`, and holds it.
-    pub(super) fn hold(&mut self, hash: u64, name: &str, limits: &Limits) -> ClassRef {
-        if let Some(class) = self.find(hash, name) {
-            self.hold_again(class);
-            return class;
+    pub(super) fn hold(
+        &mut self,
+        class: Named<'_, str>,
+        limits: &Limits,
+        generation: u32,
+    ) -> Result<ClassRef, OutOfMemory> {
+        let Named { hash, name } = class;
+        let is_it = |entry: &Entry| self.get(entry.at).is_some_and(|class| *class.name == *name);
+        if let Some(at) = self.by_name.find(hash, is_it).map(|entry| entry.at) {
+            self.hold_again(at);
+            return Ok(at);
         }
-        let listed = limits.names_class(name);
-        if !listed && self.unlisted >= MOST_UNLISTED && name != OTHER_CLASSES {
-            return self.hold(self.other_hash, OTHER_CLASSES, limits);
-        }
-        let class = Class {
+        let at = self.unused();
+        let scope = Class {
+            at,
             hash,
             holders: 1,
-            name: name.into(),
-            listed,
-            bounds: Bounds::new(*limits.of_class(name)),
-            peer_bounds: Bounds::new(*limits.of_class_peer(name)),
-            level: Level::new(),
+            generation,
+            name: copied(name)?,
+            ceilings: Ceilings::new(*limits.of_class(name)),
+            peer_ceilings: Ceilings::new(*limits.of_class_peer(name)),
+            node: Node::default(),
         };
-        let free = self.scopes.iter().position(Option::is_none);
-        let place = free.unwrap_or_else(|| {
-            self.scopes.push(None);
-            self.scopes.len() - 1
-        });
-        self.scopes[place] = Some(Box::new(class));
-        self.unlisted += usize::from(!listed && name != OTHER_CLASSES);
-        let at = ClassRef::new(place);
-        let Self { scopes, by_name, .. } = self;
-        by_name.insert_unique(hash, at, |at| hash_of_name(scopes, *at));
-        at
+        self.table.insert(TryBox::new(scope)?)?;
+        if let Err(error) = self.by_name.insert(Entry { hash, at }) {
+            self.table.remove_if(number_hash(at), |class| class.at == at, |_| true);
+            return Err(error);
+        }
+        Ok(at)
     }
 
-    fn find(&self, hash: u64, name: &str) -> Option<ClassRef> {
-        let is_it = |at: &ClassRef| self.get(*at).is_some_and(|class| *class.name == *name);
-        self.by_name.find(hash, is_it).copied()
+    fn unused(&mut self) -> ClassRef {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if let Some(number) = NonZeroU32::new(self.last)
+                && self.get(ClassRef(number)).is_none()
+            {
+                return ClassRef(number);
+            }
+        }
     }
 
     /// Holds once more what is held already.
@@ -120,144 +130,100 @@ impl<M> Classes<M> {
         }
     }
 
-    /// Lets go of a scope. The last holder gets it, to drop it when no lock is held.
-    #[must_use = "a scope may not be dropped under the lock"]
-    pub(super) fn release(&mut self, at: ClassRef) -> Option<Box<Class<M>>> {
-        let Some(class) = self.get_mut(at) else {
-            debug_assert!(false, "a class was released more often than it was held");
-            return None;
-        };
-        class.holders -= 1;
-        if class.holders > 0 {
-            return None;
+    /// Lets go of a scope, which goes with its last holder.
+    pub(super) fn release(&mut self, at: ClassRef) {
+        let removed = self.table.remove_if(
+            number_hash(at),
+            |class| class.at == at,
+            |class| {
+                class.holders -= 1;
+                class.holders == 0
+            },
+        );
+        if let Some(class) = removed {
+            self.by_name.remove_if(class.hash, |entry| entry.at == at, |_| true);
         }
-        let (hash, counted) = (class.hash, class.is_counted());
-        self.unlisted -= usize::from(counted);
-        if let Ok(entry) = self.by_name.find_entry(hash, |place| *place == at) {
-            entry.remove();
-        }
-        let released = self.scopes[at.place()].take();
-        let Self { scopes, by_name, .. } = self;
-        while scopes.pop_if(|last| last.is_none()).is_some() {}
-        if scopes.len() < scopes.capacity() / 4 {
-            scopes.shrink_to(scopes.len() * 2);
-        }
-        shrink(by_name, |at| hash_of_name(scopes, *at));
-        released
     }
 
     #[inline]
-    pub(super) fn get(&self, at: ClassRef) -> Option<&Class<M>> {
-        self.scopes.get(at.place())?.as_deref()
+    pub(super) fn get(&self, at: ClassRef) -> Option<&Class> {
+        self.table.find(number_hash(at), |class| class.at == at).map(|class| &**class)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, at: ClassRef) -> Option<&mut Class<M>> {
-        self.scopes.get_mut(at.place())?.as_deref_mut()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Class<M>> {
-        self.scopes.iter().flatten().map(|class| &**class)
-    }
-
-    /// Takes over new limits.
-    pub(super) fn set_limits(&mut self, limits: &Limits) {
-        self.unlisted = 0;
-        for class in self.scopes.iter_mut().flatten() {
-            class.listed = limits.names_class(&class.name);
-            class.bounds = Bounds::new(*limits.of_class(&class.name));
-            class.peer_bounds = Bounds::new(*limits.of_class_peer(&class.name));
-            self.unlisted += usize::from(class.is_counted());
-        }
+    pub(super) fn get_mut(&mut self, at: ClassRef) -> Option<&mut Class> {
+        self.table.find_mut(number_hash(at), |class| class.at == at).map(|class| &mut **class)
     }
 }
 
-fn hash_of_name<M>(scopes: &[Option<Box<Class<M>>>], at: ClassRef) -> u64 {
-    scopes[at.place()].as_ref().map_or(0, |class| class.hash)
+fn number_hash(at: ClassRef) -> u64 {
+    spread(at.0.get().into())
+}
+
+fn copied(name: &str) -> Result<Box<str>, OutOfMemory> {
+    let mut copy = String::new();
+    copy.try_reserve_exact(name.len()).map_err(|_| OutOfMemory)?;
+    copy.push_str(name);
+    Ok(copy.into_boxed_str())
 }
 
 /// One peer's part of one class.
-pub(super) struct Crossing<M> {
-    class: ClassRef,
-    peer: PeerRef,
+pub(super) struct ClassPeer {
+    pub(super) class: ClassRef,
+    pub(super) peer: PeerRef,
     holders: u32,
-    pub(super) level: Level<M>,
+    pub(super) node: Node,
 }
 
-impl<M> Crossing<M> {
-    pub(super) fn class(&self) -> ClassRef {
-        self.class
-    }
-
-    pub(super) fn peer(&self) -> PeerRef {
-        self.peer
-    }
-
-    fn is(&self, class: ClassRef, peer: PeerRef) -> bool {
-        self.class == class && self.peer == peer
+impl Hashed for TryBox<ClassPeer> {
+    fn hash(&self) -> u64 {
+        part_hash(self.class, self.peer)
     }
 }
 
 /// Every peer's part of every class.
-pub(super) struct Crossings<M> {
-    parts: Box<[HashTable<Box<Crossing<M>>>]>,
+pub(super) struct ClassPeers {
+    pub(super) table: Table<TryBox<ClassPeer>>,
 }
 
-impl<M> Crossings<M> {
+impl ClassPeers {
     pub(super) fn new() -> Self {
-        Self { parts: (0..PARTS).map(|_| HashTable::new()).collect() }
+        Self { table: Table::new() }
     }
 
-    /// Finds or makes the scope, and holds it so many times.
-    pub(super) fn hold(&mut self, class: ClassRef, peer: PeerRef, holders: u32) {
-        let hash = hash_of(class, peer);
-        let part = &mut self.parts[part_of(hash)];
-        if let Some(crossing) = part.find_mut(hash, |crossing| crossing.is(class, peer)) {
-            crossing.holders += holders;
-            return;
-        }
-        let crossing = Crossing { class, peer, holders, level: Level::new() };
-        part.insert_unique(hash, Box::new(crossing), |crossing| {
-            hash_of(crossing.class, crossing.peer)
-        });
-    }
-
-    /// Lets go of a scope so many times. The last holder gets it, to drop it when no lock is held.
-    #[must_use = "a scope may not be dropped under the lock"]
-    pub(super) fn release(
+    /// Finds or makes the scope, and holds it this many times.
+    pub(super) fn hold(
         &mut self,
         class: ClassRef,
         peer: PeerRef,
         holders: u32,
-    ) -> Option<Box<Crossing<M>>> {
-        let hash = hash_of(class, peer);
-        let part = &mut self.parts[part_of(hash)];
-        let Ok(mut entry) = part.find_entry(hash, |crossing| crossing.is(class, peer)) else {
-            debug_assert!(false, "a peer's part of a class was released more often than held");
-            return None;
-        };
-        entry.get_mut().holders -= holders;
-        if entry.get().holders > 0 {
-            return None;
+    ) -> Result<(), OutOfMemory> {
+        if let Some(part) = self.find_mut(class, peer) {
+            part.holders += holders;
+            return Ok(());
         }
-        let (removed, _) = entry.remove();
-        shrink(part, |crossing| hash_of(crossing.class, crossing.peer));
-        Some(removed)
+        let part = ClassPeer { class, peer, holders, node: Node::default() };
+        self.table.insert(TryBox::new(part)?)?;
+        Ok(())
+    }
+
+    /// Lets go of a scope this many times. It goes with its last holder.
+    pub(super) fn release(&mut self, class: ClassRef, peer: PeerRef, holders: u32) {
+        let is_it = |part: &TryBox<ClassPeer>| part.class == class && part.peer == peer;
+        self.table.remove_if(part_hash(class, peer), is_it, |part| {
+            part.holders -= holders;
+            part.holders == 0
+        });
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, class: ClassRef, peer: PeerRef) -> Option<&mut Crossing<M>> {
-        let hash = hash_of(class, peer);
-        let part = &mut self.parts[part_of(hash)];
-        part.find_mut(hash, |crossing| crossing.is(class, peer)).map(|crossing| &mut **crossing)
-    }
-
-    pub(super) fn part_at(&self, part: usize) -> impl Iterator<Item = &Crossing<M>> {
-        self.parts[part].iter().map(|crossing| &**crossing)
+    pub(super) fn find_mut(&mut self, class: ClassRef, peer: PeerRef) -> Option<&mut ClassPeer> {
+        let is_it = |part: &TryBox<ClassPeer>| part.class == class && part.peer == peer;
+        self.table.find_mut(part_hash(class, peer), is_it).map(|part| &mut **part)
     }
 }
 
-/// The peer's hash is keyed already, and classes are numbered by us.
-fn hash_of(class: ClassRef, peer: PeerRef) -> u64 {
-    (peer.hash() ^ u64::from(class.0.get())).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+/// The peer's hash is keyed already, and classes are numbered here.
+fn part_hash(class: ClassRef, peer: PeerRef) -> u64 {
+    spread(peer.hash ^ u64::from(class.0.get()))
 }

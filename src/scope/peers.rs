@@ -1,124 +1,110 @@
-//! The scopes of peers: there while someone holds them, found by key or by reference.
+//! The scopes of peers: there while something holds them, found by key or by reference.
 //!
-//! **Promise.** Memory is a function of who is held now: the last holder's release removes the
-//! scope, and tables shrink as they empty. Keys come from remote peers, so their hash is keyed. The
-//! table is split, so that growing it never takes long: everything here happens under the tree's
-//! one lock.
+//! **Promise.** Memory is a function of what is held now: the last holder's release removes the
+//! scope. Keys come from remote peers, so their hash is keyed.
 
 use std::num::NonZeroU8;
 
-use hashbrown::HashTable;
-
-use super::level::Level;
-use super::request::Bounds;
-use super::{PARTS, part_of};
-use crate::keyed::shrink;
+use super::Named;
+use super::demand::Ceilings;
+use super::node::Node;
+use super::table::{Hashed, Table};
+use crate::keyed::KeyBytes;
 use crate::limits::Limits;
+use crate::try_box::{OutOfMemory, TryBox};
 
 /// Names a peer's scope while it is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PeerRef {
     /// The keyed hash of the peer's key.
-    hash: u64,
+    pub(super) hash: u64,
     /// Tells peers apart whose keys have the same hash.
-    nth: NonZeroU8,
-}
-
-impl PeerRef {
-    pub(super) fn hash(self) -> u64 {
-        self.hash
-    }
-
-    /// The reference in parts, for whoever must not waste a byte.
-    pub(super) fn parts(this: Option<Self>) -> (u64, Option<NonZeroU8>) {
-        (this.map_or(0, |peer| peer.hash), this.map(|peer| peer.nth))
-    }
-
-    /// Takes [`parts`](Self::parts) back together.
-    #[inline]
-    pub(super) fn from_parts(hash: u64, nth: Option<NonZeroU8>) -> Option<Self> {
-        nth.map(|nth| Self { hash, nth })
-    }
+    pub(super) nth: NonZeroU8,
 }
 
 /// One peer's scope.
-pub(super) struct Peer<M> {
+pub(super) struct Peer {
     at: PeerRef,
     holders: u32,
-    key: Box<[u8]>,
+    /// Of the limits that `own` was looked up in.
+    generation: u32,
+    key: KeyBytes,
     /// The peer's own limits, if it has any.
-    pub(super) own: Option<Box<Bounds>>,
-    pub(super) level: Level<M>,
+    own: Option<TryBox<Ceilings>>,
+    pub(super) node: Node,
 }
 
-impl<M> Peer<M> {
-    pub(super) fn key(&self) -> &[u8] {
-        &self.key
+impl Peer {
+    pub(super) fn at(&self) -> PeerRef {
+        self.at
     }
 
-    pub(super) fn bounds<'a>(&'a self, default: &'a Bounds) -> &'a Bounds {
-        self.own.as_deref().unwrap_or(default)
+    pub(super) fn key(&self) -> &[u8] {
+        self.key.as_bytes()
+    }
+
+    /// The node, and the limits in force beside it.
+    #[inline]
+    pub(super) fn parts<'a>(&'a mut self, default: &'a Ceilings) -> (&'a mut Node, &'a Ceilings) {
+        (&mut self.node, self.own.as_deref().unwrap_or(default))
+    }
+
+    /// Looks the peer's own limits up, if other limits are in force than the last time. Where there
+    /// is no memory for them, those that the peer had stay in force until the next look.
+    #[inline]
+    pub(super) fn refresh(&mut self, limits: &Limits, generation: u32) {
+        if self.generation != generation
+            && let Ok(own) = own_ceilings(limits, self.key())
+        {
+            (self.own, self.generation) = (own, generation);
+        }
+    }
+}
+
+impl Hashed for TryBox<Peer> {
+    fn hash(&self) -> u64 {
+        self.at.hash
     }
 }
 
 /// Every peer's scope.
-pub(super) struct Peers<M> {
-    parts: Box<[HashTable<Box<Peer<M>>>]>,
+pub(super) struct Peers {
+    pub(super) table: Table<TryBox<Peer>>,
 }
 
-impl<M> Peers<M> {
+impl Peers {
     pub(super) fn new() -> Self {
-        Self { parts: (0..PARTS).map(|_| HashTable::new()).collect() }
-    }
-
-    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<PeerRef> {
-        let found = self.part(hash).find(hash, |peer| peer.at.hash == hash && *peer.key == *key);
-        found.map(|peer| peer.at)
+        Self { table: Table::new() }
     }
 
     /// Finds or makes the scope of the peer called `key`, and holds it.
     pub(super) fn hold(
         &mut self,
-        hash: u64,
-        key: &[u8],
-        own: impl FnOnce() -> Option<Box<Bounds>>,
-    ) -> PeerRef {
-        let part = self.part_mut(hash);
-        if let Some(peer) = part.find_mut(hash, |peer| peer.at.hash == hash && *peer.key == *key) {
+        key: Named<'_, [u8]>,
+        limits: &Limits,
+        generation: u32,
+    ) -> Result<PeerRef, OutOfMemory> {
+        if let Some(peer) = self.find_mut(key) {
             peer.holders += 1;
-            return peer.at;
+            return Ok(peer.at);
         }
-        let taken = |nth| part.find(hash, |peer| peer.at == PeerRef { hash, nth }).is_some();
+        let Named { hash, name } = key;
+        let taken = |nth| self.table.find(hash, |peer| peer.at == PeerRef { hash, nth }).is_some();
         let mut every = (1..=u8::MAX).filter_map(NonZeroU8::new);
         let nth = every.find(|nth| !taken(*nth)).expect("no keyed hash has 255 keys at once");
         let at = PeerRef { hash, nth };
-        let peer = Peer { at, holders: 1, key: key.into(), own: own(), level: Level::new() };
-        part.insert_unique(hash, Box::new(peer), |peer| peer.at.hash);
-        at
+        let (key, own) = (KeyBytes::try_new(name)?, own_ceilings(limits, name)?);
+        let peer = Peer { at, holders: 1, generation, key, own, node: Node::default() };
+        self.table.insert(TryBox::new(peer)?)?;
+        Ok(at)
     }
 
-    /// Holds the scope of the peer called `key`, found or made, if `enter` agrees.
+    /// The scope of the peer called `key`, if it is there.
     #[inline]
-    pub(super) fn hold_if(
-        &mut self,
-        hash: u64,
-        key: &[u8],
-        limits: &Limits,
-        enter: impl FnOnce(&mut Peer<M>) -> bool,
-    ) -> Option<PeerRef> {
-        let part = self.part_mut(hash);
-        if let Some(peer) = part.find_mut(hash, |peer| peer.at.hash == hash && *peer.key == *key) {
-            let entered = enter(peer);
-            peer.holders += u32::from(entered);
-            return entered.then_some(peer.at);
-        }
-        let at = self.hold(hash, key, || own_bounds(limits, key));
-        let entered = self.get_mut(at).is_some_and(enter);
-        if !entered {
-            // Made in vain, and empty.
-            drop(self.release(at));
-        }
-        entered.then_some(at)
+    pub(super) fn find_mut(&mut self, key: Named<'_, [u8]>) -> Option<&mut Peer> {
+        let Named { hash, name } = key;
+        let is_it = |peer: &TryBox<Peer>| peer.at.hash == hash && peer.key() == name;
+        self.table.find_mut(hash, is_it).map(|peer| &mut **peer)
     }
 
     /// Holds once more what is held already.
@@ -128,63 +114,33 @@ impl<M> Peers<M> {
         }
     }
 
-    /// Lets go of a scope. The last holder gets it, to drop it when no lock is held.
-    #[must_use = "a scope may not be dropped under the lock"]
-    pub(super) fn release(&mut self, at: PeerRef) -> Option<Box<Peer<M>>> {
-        self.release_after(at, |_| ())
-    }
-
-    /// As [`release`](Self::release), after something was done with it.
-    #[inline]
-    #[must_use = "a scope may not be dropped under the lock"]
-    pub(super) fn release_after(
-        &mut self,
-        at: PeerRef,
-        before: impl FnOnce(&mut Peer<M>),
-    ) -> Option<Box<Peer<M>>> {
-        let part = self.part_mut(at.hash);
-        let Ok(mut entry) = part.find_entry(at.hash, |peer| peer.at == at) else {
-            debug_assert!(false, "a peer was released more often than it was held");
-            return None;
-        };
-        let peer = entry.get_mut();
-        before(peer);
-        peer.holders -= 1;
-        if peer.holders > 0 {
-            return None;
-        }
-        let (removed, _) = entry.remove();
-        shrink(part, |peer| peer.at.hash);
-        Some(removed)
+    /// Lets go of a scope, which goes with its last holder.
+    pub(super) fn release(&mut self, at: PeerRef) {
+        self.table.remove_if(
+            at.hash,
+            |peer| peer.at == at,
+            |peer| {
+                peer.holders -= 1;
+                peer.holders == 0
+            },
+        );
     }
 
     #[inline]
-    pub(super) fn get(&self, at: PeerRef) -> Option<&Peer<M>> {
-        self.part(at.hash).find(at.hash, |peer| peer.at == at).map(|peer| &**peer)
+    pub(super) fn get(&self, at: PeerRef) -> Option<&Peer> {
+        self.table.find(at.hash, |peer| peer.at == at).map(|peer| &**peer)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, at: PeerRef) -> Option<&mut Peer<M>> {
-        self.part_mut(at.hash).find_mut(at.hash, |peer| peer.at == at).map(|peer| &mut **peer)
-    }
-
-    pub(super) fn part_at(&self, part: usize) -> impl Iterator<Item = &Peer<M>> {
-        self.parts[part].iter().map(|peer| &**peer)
-    }
-
-    fn part(&self, hash: u64) -> &HashTable<Box<Peer<M>>> {
-        &self.parts[part_of(hash)]
-    }
-
-    fn part_mut(&mut self, hash: u64) -> &mut HashTable<Box<Peer<M>>> {
-        &mut self.parts[part_of(hash)]
+    pub(super) fn get_mut(&mut self, at: PeerRef) -> Option<&mut Peer> {
+        self.table.find_mut(at.hash, |peer| peer.at == at).map(|peer| &mut **peer)
     }
 }
 
 /// The limits that a peer has of its own.
-pub(super) fn own_bounds(limits: &Limits, key: &[u8]) -> Option<Box<Bounds>> {
+fn own_ceilings(limits: &Limits, key: &[u8]) -> Result<Option<TryBox<Ceilings>>, OutOfMemory> {
     if limits.peers.is_empty() {
-        return None;
+        return Ok(None);
     }
-    limits.peers.get(key).map(|limits| Box::new(Bounds::new(*limits)))
+    limits.peers.get(key).map(|limits| TryBox::new(Ceilings::new(*limits))).transpose()
 }

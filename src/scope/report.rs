@@ -1,25 +1,18 @@
 //! What can be seen of the tree.
 //!
-//! Peers are read part by part, with the lock let go in between, so that a report on a million of
-//! them keeps nobody waiting for long.
+//! Scopes are read part by part, with the lock let go in between and memory for the rows reserved
+//! before it is taken, so that a report on a million of them holds no thread up for long.
 
-use super::levels::Levels;
-use super::{LevelRef, PARTS, Realm, Refusals, Tree};
-use crate::limits::ScopeLimits;
+use super::nodes::Nodes;
+use super::table::PARTS;
+use super::{Member, Partition, Refusals, ScopeRef, Tree};
+use crate::error::Scope;
+use crate::name::PeerKey;
+use crate::report::ScopeRow;
 use crate::usage::Usage;
 
-/// A scope's use beside the limits in force.
-pub(crate) type Seen = (Usage, ScopeLimits);
-
-/// Every scope's use beside its limits.
-pub(crate) struct TreeReport {
-    pub(crate) system: Seen,
-    pub(crate) transient: Seen,
-    pub(crate) allowlisted_system: Seen,
-    pub(crate) allowlisted_transient: Seen,
-    pub(crate) classes: Vec<(Box<str>, Seen)>,
-    pub(crate) peers: Vec<(Box<[u8]>, Seen)>,
-    pub(crate) class_peers: Vec<(Box<str>, Box<[u8]>, Seen)>,
+/// What is counted beside the scopes.
+pub(crate) struct TreeCounters {
     pub(crate) refusals: Refusals,
     pub(crate) observed: Refusals,
     pub(crate) admitted: u64,
@@ -27,38 +20,34 @@ pub(crate) struct TreeReport {
     pub(crate) subnet_bytes: usize,
 }
 
-impl<M: Clone> Tree<M> {
-    pub(crate) fn report(&self) -> TreeReport {
-        let (mut peers, mut class_peers) = (Vec::new(), Vec::new());
-        for part in 0..PARTS {
-            let mut scopes = self.scopes.lock();
-            let Levels { bounds, peers: table, classes, crossings, .. } = &mut scopes.levels;
-            peers.extend(table.part_at(part).map(|peer| {
-                let seen = (peer.level.usage.usage(), peer.bounds(&bounds.peer).limits);
-                (peer.key().into(), seen)
-            }));
-            for crossing in crossings.part_at(part) {
-                if let Some(class) = classes.get(crossing.class())
-                    && let Some(peer) = table.get(crossing.peer())
-                {
-                    let seen = (crossing.level.usage.usage(), class.peer_bounds.limits);
-                    class_peers.push((class.name().into(), peer.key().into(), seen));
-                }
+impl<M: Member> Tree<M> {
+    /// Every scope: those that always exist first.
+    pub(crate) fn rows(&self) -> Vec<ScopeRow> {
+        let mut rows = Vec::new();
+        let partitions = [Partition::Ordinary, Partition::Allowlisted];
+        let fixed = partitions.map(|of| [ScopeRef::System(of), ScopeRef::Transient(of)]);
+        for at in fixed.into_iter().flatten() {
+            let mut scopes = self.lock();
+            let nodes = &mut scopes.nodes;
+            let limits = nodes.fixed_ceilings(at).map(|ceilings| ceilings.limits);
+            if let (Some(limits), Some(node)) = (limits, nodes.get_mut(at)) {
+                let usage = node.used.usage();
+                rows.push(ScopeRow { scope: at.scope(), class: None, peer: None, usage, limits });
             }
         }
-        let mut scopes = self.scopes.lock();
-        let classes = scopes.levels.classes.iter();
-        let classes = classes
-            .map(|class| (class.name().into(), (class.level.usage.usage(), class.bounds.limits)))
-            .collect();
-        TreeReport {
-            system: scopes.levels.seen(LevelRef::System(Realm::Ordinary)),
-            transient: scopes.levels.seen(LevelRef::Transient(Realm::Ordinary)),
-            allowlisted_system: scopes.levels.seen(LevelRef::System(Realm::Allowlisted)),
-            allowlisted_transient: scopes.levels.seen(LevelRef::Transient(Realm::Allowlisted)),
-            classes,
-            peers,
-            class_peers,
+        for part in 0..PARTS {
+            // Room for the rows is made without the lock.
+            let expected = self.lock().nodes.part_len(part);
+            rows.reserve(expected + expected / 8 + 8);
+            self.lock().nodes.read_part(part, &mut rows);
+        }
+        rows
+    }
+
+    /// The counters.
+    pub(crate) fn counters(&self) -> TreeCounters {
+        let scopes = self.lock();
+        TreeCounters {
             refusals: scopes.refusals.clone(),
             observed: scopes.observed.clone(),
             admitted: scopes.admitted,
@@ -68,12 +57,44 @@ impl<M: Clone> Tree<M> {
 
     /// What the ordinary system uses.
     pub(crate) fn system_usage(&self) -> Usage {
-        self.scopes.lock().levels.realms[Realm::Ordinary as usize].system.usage.usage()
+        let mut scopes = self.lock();
+        let system = scopes.nodes.get_mut(ScopeRef::System(Partition::Ordinary));
+        system.map(|node| node.used.usage()).unwrap_or_default()
     }
 }
 
-impl<M> Levels<M> {
-    fn seen(&mut self, level: LevelRef) -> Seen {
-        self.with(level, |level, bounds| (level.usage.usage(), bounds.limits)).unwrap_or_default()
+impl Nodes {
+    fn part_len(&self, part: usize) -> usize {
+        let Self { peers, classes, class_peers, .. } = self;
+        let [peers, classes] = [peers.table.part(part).len(), classes.table.part(part).len()];
+        peers + classes + class_peers.table.part(part).len()
+    }
+
+    fn read_part(&self, part: usize, rows: &mut Vec<ScopeRow>) {
+        let (all, Self { peers, classes, class_peers, .. }) = (self.limits(), self);
+        rows.extend(classes.table.part(part).iter().map(|class| ScopeRow {
+            scope: Scope::Class,
+            class: Some(class.name().into()),
+            peer: None,
+            usage: class.node.used.usage(),
+            limits: *all.of_class(class.name()),
+        }));
+        rows.extend(peers.table.part(part).iter().map(|peer| ScopeRow {
+            scope: Scope::Peer,
+            class: None,
+            peer: Some(PeerKey::of_bounded(peer.key())),
+            usage: peer.node.used.usage(),
+            limits: *all.peers.get(peer.key()).unwrap_or(&all.peer),
+        }));
+        rows.extend(class_peers.table.part(part).iter().filter_map(|both| {
+            let class = classes.get(both.class)?.name();
+            Some(ScopeRow {
+                scope: Scope::ClassPeer,
+                class: Some(class.into()),
+                peer: Some(PeerKey::of_bounded(peers.get(both.peer)?.key())),
+                usage: both.node.used.usage(),
+                limits: *all.of_class_peer(class),
+            })
+        }));
     }
 }

@@ -1,5 +1,6 @@
 //! The addresses of one family as numbers.
 
+use super::Address;
 use crate::keyed::KeyedHasher;
 
 /// An address, or the prefix of one with zeros behind it.
@@ -12,6 +13,9 @@ pub(super) trait Bits: Copy + Ord {
 
     fn pack(self) -> Self::Packed;
     fn unpack(packed: Self::Packed) -> Self;
+
+    /// The bits of an address, if it belongs to this family.
+    fn of(address: Address) -> Option<Self>;
 
     /// The first `length` bits.
     fn prefix(self, length: u8) -> Self;
@@ -31,6 +35,13 @@ impl Bits for u32 {
 
     fn unpack(packed: Self) -> Self {
         packed
+    }
+
+    fn of(address: Address) -> Option<Self> {
+        match address {
+            Address::V4(bits, _) => Some(bits),
+            Address::V6(..) => None,
+        }
     }
 
     #[inline]
@@ -56,6 +67,13 @@ impl Bits for u128 {
 
     fn unpack(packed: [u32; 4]) -> Self {
         packed.into_iter().rev().fold(0, |bits, word| bits << 32 | Self::from(word))
+    }
+
+    fn of(address: Address) -> Option<Self> {
+        match address {
+            Address::V4(..) => None,
+            Address::V6(bits, _) => Some(bits),
+        }
     }
 
     #[inline]

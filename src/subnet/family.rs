@@ -5,304 +5,292 @@
 //! counted wrongly after.
 
 use super::bits::Bits;
+use super::change::Change;
 use super::live::Counts;
-use super::rules::{Network, Networks, Purpose, Room, Rule, Spent, check_room};
+use super::rules::{Purpose, Rule, RuleSet, Spent, check_room};
 use super::sketch::{Retired, Sketch};
+use super::{Address, OutOfMemory, Progress};
 use crate::error::Refused;
 use crate::keyed::KeyedHasher;
-use crate::limits::PrefixLimits;
 
-/// Prefixes that are kept from a visit to its admission. Whoever has more rules pays for them twice.
+/// Prefixes that a visit keeps for its commit. For further rules an address is hashed twice.
 const PREFIXES_KEPT: usize = 4;
 
 pub(super) struct Family<B: Bits> {
-    key: KeyedHasher,
     /// Connections of each single address.
     live: Counts<B>,
-    networks: Networks<B>,
-    /// The longest prefix first.
-    rules: Vec<Rule<B>>,
+    in_force: RuleSet<B>,
+    /// Other limits, until they are in force.
+    change: Option<Box<Change<B>>>,
 }
 
-/// Someone at the door, held against what governs its address.
-pub(crate) struct Visit<B> {
-    address: B,
-    hash: u64,
+/// One more connection from an address. Once it is checked, what it says holds as long as the lock is
+/// held and no other connection is admitted.
+#[must_use = "no connection is counted before it is admitted"]
+pub(crate) struct Visit {
+    /// `None` of a connection that no address counts.
+    pub(super) address: Option<Address>,
+    /// Where the connection is counted until now.
+    leaving: Option<Address>,
     purpose: Purpose,
     now: u64,
-    governed: Governed,
+    /// The index of the network that governs the address. If there is none, every rule does.
+    network: Option<usize>,
+    /// What the address is to the network, or to the first rules.
+    prefixes: [Prefix; PREFIXES_KEPT],
     refused: Option<Refused>,
+    /// Whether its commit may have to write where no room is yet.
+    lacks_room: bool,
 }
 
-enum Governed {
-    /// By one network, found by its index, of whose rate this is left.
-    Network(usize, Spent),
-    /// By every rule; these are the first prefixes.
-    Rules([Prefix; PREFIXES_KEPT]),
-}
-
-/// What an address is to one rule.
+/// What an address is to one rule or network.
 #[derive(Clone, Copy, Default)]
 struct Prefix {
     hash: u64,
     spent: Spent,
 }
 
-/// The limits of one family, as they were configured.
-pub(super) struct FamilyLimits<B> {
-    pub(super) lengths: Vec<(u8, PrefixLimits)>,
-    pub(super) networks: Vec<(B, u8, PrefixLimits)>,
-}
-
-/// What a change of limits left over, to be dropped once no lock is held.
-pub(super) struct Replaced<B: Bits> {
-    _rules: Vec<Rule<B>>,
-    _networks: Networks<B>,
-    _sketches: Retired,
-}
-
-impl<B> Visit<B> {
+impl Visit {
+    /// A connection from an address, or from nowhere that is counted.
     #[inline]
-    pub(super) fn refused(&self) -> Option<&Refused> {
+    pub(crate) fn new(address: Option<Address>) -> Self {
+        Self {
+            address,
+            leaving: None,
+            purpose: Purpose::Admission,
+            now: 0,
+            network: None,
+            prefixes: [Prefix::default(); PREFIXES_KEPT],
+            refused: None,
+            lacks_room: false,
+        }
+    }
+
+    /// The same of a connection that is counted at `leaving` until now. Once it is admitted, it has
+    /// to [leave](super::Subnets::leave) there.
+    pub(crate) fn instead_of(self, leaving: Option<Address>) -> Self {
+        Self { leaving, ..self }
+    }
+
+    pub(super) fn for_validation(address: Address) -> Self {
+        Self { purpose: Purpose::Validation, ..Self::new(Some(address)) }
+    }
+
+    /// Whether an address counts the connection once it is admitted.
+    #[inline]
+    pub(crate) fn counts(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// Why the connection would be refused, if it would.
+    #[inline]
+    pub(crate) fn refused(&self) -> Option<&Refused> {
         self.refused.as_ref()
     }
 }
 
 impl<B: Bits> Family<B> {
-    pub(super) fn new(key: KeyedHasher) -> Self {
-        Self {
-            key,
-            live: Counts::new(B::LENGTH, key),
-            networks: Networks::new(Vec::new()),
-            rules: Vec::new(),
-        }
+    pub(super) fn new(rules: RuleSet<B>, key: KeyedHasher) -> Self {
+        Self { live: Counts::new(B::LENGTH, key), in_force: rules, change: None }
     }
 
-    /// Holds one more from an address, whose hash is known already, against the limits: those of
-    /// connections first, if that is what it is for, then the rates.
+    /// Checks one more from an address against the limits: those of connections first, if that is
+    /// what it is for, then the rates.
     #[inline]
-    pub(super) fn visit(&self, address: B, hash: u64, purpose: Purpose, now: u64) -> Visit<B> {
+    pub(super) fn check(&self, address: B, hash: u64, visit: &mut Visit, now: u64) {
+        let RuleSet { networks, rules, .. } = &self.in_force;
+        let leaving = visit.leaving.and_then(B::of);
+        let purpose = visit.purpose;
+        visit.now = now;
+        let Visit { network, prefixes, refused, lacks_room, .. } = visit;
         let counts = purpose == Purpose::Admission;
-        let mut refused = None;
-        let governed = match self.networks.find(address) {
-            Some(index) => {
-                let network = self.networks.at(index);
-                if counts {
-                    check_room(network.length, network.limit, network.count, &mut refused);
-                }
-                let spent = network.rates.as_ref().and_then(|rates| {
-                    let meter = rates.of(purpose);
-                    meter.spend(network.length, meter.spent, now, &mut refused)
-                });
-                Governed::Network(index, spent)
+        *network = networks.find(address);
+        *lacks_room = self.change.is_some() || counts && !self.live.has_room(hash);
+        if let Some(index) = *network {
+            let network = networks.at(index);
+            if counts {
+                let leaves = leaving.is_some_and(|from| networks.find(from) == Some(index));
+                let count = networks.counts[index] - u32::from(leaves);
+                check_room(network.length, network.limit, count, refused);
             }
-            None => {
-                let mut prefixes = [Prefix::default(); PREFIXES_KEPT];
-                for (index, rule) in self.rules.iter().enumerate() {
-                    let hash = self.hash_of(address, hash, rule.length);
-                    if counts && let Some(counts) = self.counts(rule) {
-                        let count = counts.get(address.prefix(rule.length), hash);
-                        check_room(rule.length, rule.limit, count, &mut refused);
-                    }
-                    if let Some(kept) = prefixes.get_mut(index) {
-                        kept.hash = hash;
-                    }
-                }
-                for (index, rule) in self.rules.iter().enumerate() {
-                    match prefixes.get_mut(index) {
-                        Some(kept) => {
-                            kept.spent = rule.spend(kept.hash, purpose, now, &mut refused);
-                        }
-                        None => {
-                            let hash = self.hash_of(address, hash, rule.length);
-                            rule.spend(hash, purpose, now, &mut refused);
-                        }
-                    }
-                }
-                Governed::Rules(prefixes)
+            if let Some(rates) = &network.rates {
+                let meter = rates.of(purpose);
+                prefixes[0].spent = meter.spend(network.length, meter.spent, now, refused);
             }
-        };
-        Visit { address, hash, purpose, now, governed, refused }
-    }
-
-    /// Counts a connection, and spends one of each rate that is not in excess.
-    #[inline]
-    pub(super) fn admit(&mut self, visit: &Visit<B>) -> Retired {
-        let retired = self.spend(visit);
-        self.live.add(visit.address, visit.hash, 1);
-        match &visit.governed {
-            Governed::Network(index, _) => self.networks.at_mut(*index).count += 1,
-            Governed::Rules(prefixes) => {
-                for (index, rule) in self.rules.iter_mut().enumerate() {
-                    let Some(counts) = &mut rule.counts else { continue };
-                    let prefix = visit.address.prefix(rule.length);
-                    let hash = match prefixes.get(index) {
-                        Some(kept) => kept.hash,
-                        None => prefix.hash(rule.length, &self.key),
-                    };
-                    counts.add(prefix, hash, 1);
-                }
+            return;
+        }
+        let leaving = leaving.filter(|from| networks.find(*from).is_none());
+        for (index, rule) in rules.iter().enumerate() {
+            let hash = self.in_force.hash_of(address, hash, rule.length);
+            if counts && let Some(counts) = self.counts(rule) {
+                let prefix = address.prefix(rule.length);
+                let leaves = leaving.is_some_and(|from| from.prefix(rule.length) == prefix);
+                let count = counts.get(prefix, hash) - u32::from(leaves);
+                check_room(rule.length, rule.limit, count, refused);
+            }
+            if counts && let Some(counts) = &rule.counts {
+                *lacks_room |= !counts.has_room(hash);
+            }
+            if let Some(kept) = prefixes.get_mut(index) {
+                kept.hash = hash;
             }
         }
-        retired
-    }
-
-    /// Spends one of each rate that is not in excess; one that is stays where it is.
-    #[inline]
-    pub(super) fn spend(&mut self, visit: &Visit<B>) -> Retired {
-        let mut retired = Retired::new();
-        match &visit.governed {
-            Governed::Network(index, spent) => {
-                if let (Some(spent), Some(rates)) = (spent, &mut self.networks.at_mut(*index).rates)
-                {
-                    rates.of_mut(visit.purpose).spent = spent.get();
-                }
-            }
-            Governed::Rules(prefixes) => {
-                for index in 0..self.rules.len() {
-                    let Prefix { hash, spent } = match prefixes.get(index) {
-                        Some(kept) => *kept,
-                        None => self.prefix_again(visit, index),
-                    };
-                    if let (Some(spent), Some(rates)) = (spent, &mut self.rules[index].rates) {
-                        let sketch = &mut rates.of_mut(visit.purpose).spent;
-                        sketch.raise(hash, spent.get(), visit.now, &mut retired);
-                    }
-                }
+        for (index, rule) in rules.iter().enumerate() {
+            let Some(rates) = &rule.rates else { continue };
+            let meter = rates.of(purpose);
+            let hash = match prefixes.get(index) {
+                Some(kept) => kept.hash,
+                None => self.in_force.hash_of(address, hash, rule.length),
+            };
+            let (arrival, has_room) = meter.spent.arrival(hash);
+            let spent = meter.spend(rule.length, arrival, now, refused);
+            *lacks_room |= !has_room;
+            if let Some(kept) = prefixes.get_mut(index) {
+                kept.spent = spent;
             }
         }
-        retired
     }
 
-    /// What a visitor is to a rule that there was no room to keep it for.
+    /// Makes room for all that a [commit](Self::commit) writes.
+    #[inline]
+    pub(super) fn reserve(
+        &mut self,
+        address: B,
+        hash: u64,
+        visit: &Visit,
+    ) -> Result<(), OutOfMemory> {
+        if visit.lacks_room { self.make_room(address, hash, visit) } else { Ok(()) }
+    }
+
     #[cold]
-    fn prefix_again(&self, visit: &Visit<B>, index: usize) -> Prefix {
-        let rule = &self.rules[index];
-        let hash = self.hash_of(visit.address, visit.hash, rule.length);
-        Prefix { hash, spent: rule.spend(hash, visit.purpose, visit.now, &mut None) }
+    fn make_room(&mut self, address: B, hash: u64, visit: &Visit) -> Result<(), OutOfMemory> {
+        let counts = visit.purpose == Purpose::Admission;
+        if counts {
+            self.live.reserve(hash)?;
+            if let Some(change) = &mut self.change {
+                change.reserve(address)?;
+            }
+        }
+        if visit.network.is_some() {
+            return Ok(());
+        }
+        for index in 0..self.in_force.rules.len() {
+            let Prefix { hash, spent } = self.prefix(address, hash, visit, index);
+            let rule = &mut self.in_force.rules[index];
+            if counts && let Some(counts) = &mut rule.counts {
+                counts.reserve(hash)?;
+            }
+            if let (Some(_), Some(rates)) = (spent, &mut rule.rates) {
+                rates.of_mut(visit.purpose).spent.reserve(hash)?;
+                if let Some(change) = &mut self.change {
+                    change.reserve_charge(rule, visit.purpose, hash)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the connection, if it is to be admitted, and spends one of each rate that is not in
+    /// excess; one that is stays where it is. There must be [room](Self::reserve).
+    #[inline]
+    pub(super) fn commit(&mut self, address: B, hash: u64, visit: &Visit) -> Retired {
+        let mut retired = Retired::new();
+        let counts = visit.purpose == Purpose::Admission;
+        if counts {
+            self.live.add(address, hash, 1);
+            if let Some(change) = &mut self.change {
+                change.add(address, self.live.round(address, hash));
+            }
+        }
+        if let Some(index) = visit.network {
+            let networks = &mut self.in_force.networks;
+            networks.counts[index] += u32::from(counts);
+            let network = networks.at_mut(index);
+            if let (Some(spent), Some(rates)) = (visit.prefixes[0].spent, &mut network.rates) {
+                rates.of_mut(visit.purpose).spent = spent.get();
+                if let Some(change) = &mut self.change {
+                    change.charge_network(network, visit.now);
+                }
+            }
+            return retired;
+        }
+        for index in 0..self.in_force.rules.len() {
+            let Prefix { hash, spent } = self.prefix(address, hash, visit, index);
+            let rule = &mut self.in_force.rules[index];
+            if counts && let Some(counts) = &mut rule.counts {
+                counts.add(address.prefix(rule.length), hash, 1);
+            }
+            if let (Some(spent), Some(rates)) = (spent, &mut rule.rates) {
+                let (arrival, purpose, now) = (spent.get(), visit.purpose, visit.now);
+                rates.of_mut(purpose).spent.raise(hash, arrival, now, &mut retired);
+                if let Some(change) = &mut self.change {
+                    change.charge(rule, purpose, hash, arrival, now, &mut retired);
+                }
+            }
+        }
+        retired
+    }
+
+    /// What an address is to a rule: as the visit keeps it, or found again.
+    #[inline]
+    fn prefix(&self, address: B, hash: u64, visit: &Visit, index: usize) -> Prefix {
+        match visit.prefixes.get(index) {
+            Some(kept) => *kept,
+            None => self.prefix_again(address, hash, visit, index),
+        }
+    }
+
+    #[cold]
+    fn prefix_again(&self, address: B, hash: u64, visit: &Visit, index: usize) -> Prefix {
+        let rule = &self.in_force.rules[index];
+        let hash = self.in_force.hash_of(address, hash, rule.length);
+        let spent = rule.rates.as_ref().and_then(|rates| {
+            let meter = rates.of(visit.purpose);
+            meter.spend(rule.length, meter.spent.arrival(hash).0, visit.now, &mut None)
+        });
+        Prefix { hash, spent }
     }
 
     /// One connection less.
     #[inline]
     pub(super) fn leave(&mut self, address: B, hash: u64) {
+        if let Some(change) = &mut self.change {
+            change.remove(address, self.live.round(address, hash));
+        }
         self.live.remove(address, hash);
-        self.each_count(address, |network| network.count -= 1, Counts::remove);
+        self.in_force.remove(address);
     }
 
-    /// One connection more, which has just [left](Self::leave).
-    pub(super) fn stay(&mut self, address: B, hash: u64) {
-        self.live.add(address, hash, 1);
-        self.each_count(
-            address,
-            |network| network.count += 1,
-            |counts, prefix, hash| {
-                counts.add(prefix, hash, 1);
-            },
-        );
+    /// Begins to put other limits in force.
+    pub(super) fn begin(&mut self, mut change: Box<Change<B>>, now: u64) {
+        debug_assert!(self.change.is_none(), "a change began within another");
+        change.begin(&self.in_force, now);
+        self.change = Some(change);
     }
 
-    /// Changes what an address counts for besides itself.
-    #[inline]
-    fn each_count(
-        &mut self,
-        address: B,
-        of_network: impl FnOnce(&mut Network<B>),
-        of_prefix: impl Fn(&mut Counts<B>, B, u64),
-    ) {
-        if let Some(index) = self.networks.find(address) {
-            return of_network(self.networks.at_mut(index));
-        }
-        for rule in &mut self.rules {
-            let Some(counts) = &mut rule.counts else { continue };
-            let prefix = address.prefix(rule.length);
-            of_prefix(counts, prefix, prefix.hash(rule.length, &self.key));
+    /// Takes over a part of what the limits in force know.
+    pub(super) fn go_on(&mut self, now: u64) -> Progress {
+        match &mut self.change {
+            Some(change) => change.go_on(&mut self.live, &self.in_force, now),
+            None => Progress::Done,
         }
     }
 
-    /// Puts other limits in force, and counts what was not counted for the old ones. What was spent
-    /// of a rate stays spent where there is one for the same prefixes again.
-    pub(super) fn set_limits(
-        &mut self,
-        limits: FamilyLimits<B>,
-        room: Room,
-        now: u64,
-    ) -> Replaced<B> {
-        let mut retired = Retired::new();
-        let mut networks = Networks::new(
-            limits
-                .networks
-                .into_iter()
-                .map(|(prefix, length, limits)| {
-                    let old = self.networks.get(prefix, length);
-                    Network::new(prefix, length, &limits, old, now)
-                })
-                .collect(),
-        );
-        // Other networks take other addresses from the rules.
-        let are_same = networks.try_count_as(&self.networks);
-        let networks = std::mem::replace(&mut self.networks, networks);
-        let mut old = std::mem::take(&mut self.rules);
-        for (length, limits) in limits.lengths {
-            let mut known = old.iter_mut().find(|old| old.length == length);
-            let rule = Rule::new(length, &limits, known.as_deref_mut(), room, now, &mut retired);
-            self.rules.extend(rule.map(|rule| match known {
-                Some(known) if are_same && rule.counts_prefixes() => {
-                    Rule { counts: known.counts.take(), ..rule }
-                }
-                _ => rule,
-            }));
-        }
-        self.rules.sort_by_key(|rule| B::LENGTH - rule.length);
-        self.count_anew(!are_same);
-        Replaced { _rules: old, _networks: networks, _sketches: retired }
-    }
-
-    /// Derives the counts that are not there from those of addresses.
-    fn count_anew(&mut self, of_networks: bool) {
-        let mut uncounted: Vec<_> = self
-            .rules
-            .iter_mut()
-            .filter(|rule| rule.counts.is_none() && rule.counts_prefixes())
-            .collect();
-        for rule in &mut uncounted {
-            rule.counts = Some(Counts::new(rule.length, self.key));
-        }
-        if uncounted.is_empty() && !of_networks {
-            return;
-        }
-        for (address, count) in self.live.iter() {
-            if let Some(network) = self.networks.find(address) {
-                if of_networks {
-                    self.networks.at_mut(network).count += count;
-                }
-                continue;
-            }
-            for Rule { length, counts, .. } in uncounted.iter_mut().map(|rule| &mut **rule) {
-                let prefix = address.prefix(*length);
-                if let Some(counts) = counts {
-                    counts.add(prefix, prefix.hash(*length, &self.key), count);
-                }
-            }
-        }
+    /// Puts the other limits in force. Those that were are returned, to be dropped without the lock.
+    pub(super) fn switch(&mut self) -> Option<Box<Change<B>>> {
+        let mut change = self.change.take()?;
+        change.switch(&mut self.in_force);
+        Some(change)
     }
 
     pub(super) fn sketches_mut(&mut self) -> impl Iterator<Item = &mut Sketch> {
-        let rates = self.rules.iter_mut().flat_map(|rule| &mut rule.rates);
+        let rates = self.in_force.rules.iter_mut().flat_map(|rule| &mut rule.rates);
         rates.flat_map(|rates| rates.both_mut().map(|meter| &mut meter.spent))
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let of_rule = |rule: &Rule<B>| {
-            let counts = rule.counts.as_ref().map_or(0, Counts::memory_bytes);
-            let sketches = rule.rates.as_ref().map_or(0, |rates| {
-                rates.admission.spent.memory_bytes() + rates.validation.spent.memory_bytes()
-            });
-            counts + sketches
-        };
-        self.live.memory_bytes()
-            + self.networks.memory_bytes()
-            + self.rules.capacity() * size_of::<Rule<B>>()
-            + self.rules.iter().map(of_rule).sum::<usize>()
+        let change = self.change.as_ref().map_or(0, |change| change.memory_bytes());
+        self.live.memory_bytes() + self.in_force.memory_bytes() + change
     }
 
     /// Where the connections that a rule limits are counted, if it limits any.
@@ -311,15 +299,6 @@ impl<B: Bits> Family<B> {
         match &rule.counts {
             Some(counts) => Some(counts),
             None => (rule.length == B::LENGTH).then_some(&self.live),
-        }
-    }
-
-    /// The hash of an address's prefix, given the hash of the address.
-    #[inline]
-    fn hash_of(&self, address: B, hash: u64, length: u8) -> u64 {
-        match length == B::LENGTH {
-            true => hash,
-            false => address.prefix(length).hash(length, &self.key),
         }
     }
 }

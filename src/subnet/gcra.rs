@@ -1,9 +1,9 @@
-//! Whether one more comes too soon.
+//! Whether one more connection comes too soon.
 //!
-//! The decision is the `governor` crate's, which calls the algorithm GCRA: all it knows of a prefix
-//! is one *theoretical arrival time*, at which a whole burst would be due again. What is not later
-//! than now is as good as zero. Where that time is kept is none of its business, so here it comes
-//! in and goes out as a number of nanoseconds.
+//! The `governor` crate decides that, by the algorithm GCRA: all that has to be kept of a prefix is
+//! one *theoretical arrival time*, at which a whole burst would be due again. One that is not later
+//! than now is as good as zero. The caller keeps that time: it comes in and goes out as a number of
+//! nanoseconds.
 //!
 //! **Promise.** No rate that can be configured, and no time, makes the arithmetic overflow.
 
@@ -36,7 +36,7 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(rate: Rate) -> Self {
         let interval = nanoseconds(rate.interval()).max(1);
-        let burst = u64::from(rate.burst().get()).min(1 + MOST / interval);
+        let burst = u64::from(rate.burst_size().get()).min(1 + MOST / interval);
         let burst = u32::try_from(burst).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(Duration::from_nanos(interval))
             .expect("an interval is never zero")
@@ -47,7 +47,7 @@ impl Pace {
 
     /// The rate of validation that goes with a rate of connections: half the burst.
     pub(super) fn of_validation(rate: Rate) -> Self {
-        let burst = NonZeroU32::new(rate.burst().get() / 2).unwrap_or(NonZeroU32::MIN);
+        let burst = NonZeroU32::new(rate.burst_size().get() / 2).unwrap_or(NonZeroU32::MIN);
         Self::new(Rate::new(rate.interval(), burst))
     }
 
@@ -69,7 +69,7 @@ impl Pace {
     /// The latest arrival time that this rate alone can lead to until now.
     pub(super) fn latest_arrival(&self, now: u64) -> u64 {
         let interval = nanoseconds(self.rate.interval()).max(1);
-        now.saturating_add(interval.saturating_mul(u64::from(self.rate.burst().get())))
+        now.saturating_add(interval.saturating_mul(u64::from(self.rate.burst_size().get())))
     }
 }
 
@@ -77,7 +77,7 @@ impl Pace {
 #[derive(Clone, PartialEq, Eq)]
 struct Arrival(Cell<u64>);
 
-/// The crate asks for it of every key and never calls it.
+/// The crate demands it of every key and never calls it.
 impl Hash for Arrival {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.get().hash(state);
@@ -95,9 +95,9 @@ impl StateStore for InKey {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let (answer, next) = decide(Some(Nanos::from(key.0.get())))?;
+        let (decision, next) = decide(Some(Nanos::from(key.0.get())))?;
         key.0.set(next.into());
-        Ok(answer)
+        Ok(decision)
     }
 }
 

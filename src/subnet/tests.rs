@@ -2,13 +2,14 @@
 
 mod counts;
 mod flood;
+mod holds;
 mod rates;
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Address, Subnets, Visit};
+use super::{Address, Change, Progress, Subnets, Visit};
 use crate::error::Refused;
 use crate::keyed::KeyedHasher;
 use crate::limits::{PrefixLimits, Rate, SubnetLimits};
@@ -35,7 +36,7 @@ fn every(interval: Duration, burst: u32) -> PrefixLimits {
     PrefixLimits::unlimited().rate(Rate::new(interval, burst))
 }
 
-/// Subnets with what a scope tree has beside them: the key of their hashes.
+/// Limits by address as a scope tree uses them, with the key of their hashes.
 struct Door {
     subnets: Subnets,
     key: KeyedHasher,
@@ -52,8 +53,9 @@ impl Door {
     }
 
     fn visit(&mut self, address: IpAddr, now: Duration) -> Visit {
-        let address = self.address(address);
-        self.subnets.visit(address, now)
+        let mut visit = Visit::new(Some(self.address(address)));
+        self.subnets.check(&mut visit, now);
+        visit
     }
 
     /// Asks for one connection as an admission does.
@@ -62,8 +64,13 @@ impl Door {
         if let Some(refused) = visit.refused() {
             return Err(*refused);
         }
-        drop(self.subnets.admit(&visit));
+        self.admit(&visit);
         Ok(())
+    }
+
+    fn admit(&mut self, visit: &Visit) {
+        self.subnets.reserve(visit).expect("memory");
+        drop(self.subnets.admit(visit));
     }
 
     /// Moves a connection as a rebind does, whether the limits are enforced or only observed.
@@ -75,19 +82,16 @@ impl Door {
         enforced: bool,
     ) -> Result<Option<Refused>, Refused> {
         let from = from.map(|from| self.address(from));
-        if let Some(from) = from {
-            self.subnets.leave(from);
-        }
-        let visit = self.visit(to, now);
-        match (visit.refused(), from) {
-            (Some(refused), from) if enforced => {
+        let to = self.address(to);
+        let mut visit = Visit::new(Some(to)).instead_of(from);
+        self.subnets.check(&mut visit, now);
+        match visit.refused() {
+            Some(refused) if enforced => Err(*refused),
+            refused => {
+                self.admit(&visit);
                 if let Some(from) = from {
-                    self.subnets.stay(from);
+                    self.subnets.leave(from);
                 }
-                Err(*refused)
-            }
-            (refused, _) => {
-                drop(self.subnets.admit(&visit));
                 Ok(refused.copied())
             }
         }
@@ -103,8 +107,15 @@ impl Door {
         self.subnets.should_validate(address, now).0
     }
 
+    /// Changes the limits as a scope tree does, with nothing in between.
     fn set_limits(&mut self, limits: &SubnetLimits) {
-        drop(self.subnets.set_limits(limits));
+        self.begin(limits);
+        while self.subnets.go_on() == Progress::Going {}
+        drop(self.subnets.switch());
+    }
+
+    fn begin(&mut self, limits: &SubnetLimits) {
+        self.subnets.begin(Change::new(limits, self.key));
     }
 
     fn maintain(&mut self, now: Duration) {

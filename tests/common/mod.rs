@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use leasehold::{
-    Clock, ConnectionGuard, Governor, Limits, Reason, RefusalRow, Resource, Scope, ScopeLimits,
-    Snapshot, Usage,
+    Clock, ConnectionGuard, ConnectionUsage, Governor, Limits, PeerKey, Reason, RefusalRow,
+    Resource, Scope, ScopeLimits, ScopeRow, Snapshot, Usage,
 };
 
 pub const KIB: u64 = 1 << 10;
@@ -30,7 +30,13 @@ pub fn governor(limits: Limits) -> Governor {
 pub fn make_idle(guard: &ConnectionGuard, bytes: usize, blocks: usize) {
     let leases: Vec<_> = (0..blocks).map(|_| guard.try_lease(bytes).expect("room")).collect();
     drop(leases);
-    assert_eq!(guard.usage().cached_bytes, (bytes * blocks) as u64);
+    assert_eq!(usage(guard).cached_bytes, (bytes * blocks) as u64);
+}
+
+/// What an open connection uses.
+#[track_caller]
+pub fn usage(guard: &ConnectionGuard) -> ConnectionUsage {
+    guard.handle().usage().expect("an open connection")
 }
 
 /// A clock that stands still until it is turned.
@@ -66,16 +72,15 @@ pub struct Charges {
 
 pub fn charges(snapshot: &Snapshot) -> Charges {
     Charges {
-        system: snapshot.system.usage,
-        transient: snapshot.transient.usage,
-        allowlisted_system: snapshot.allowlisted_system.usage,
-        allowlisted_transient: snapshot.allowlisted_transient.usage,
-        classes: snapshot.classes.iter().map(|c| (c.name.to_string(), c.row.usage)).collect(),
-        peers: snapshot.peers.iter().map(|p| (p.peer.as_bytes().to_vec(), p.row.usage)).collect(),
+        system: snapshot.scope(Scope::System).usage,
+        transient: snapshot.scope(Scope::Transient).usage,
+        allowlisted_system: snapshot.scope(Scope::AllowlistedSystem).usage,
+        allowlisted_transient: snapshot.scope(Scope::AllowlistedTransient).usage,
+        classes: snapshot.rows(Scope::Class).map(|row| (class_of(row).into(), row.usage)).collect(),
+        peers: snapshot.rows(Scope::Peer).map(|row| (peer_of(row).into(), row.usage)).collect(),
         class_peers: snapshot
-            .class_peers
-            .iter()
-            .map(|c| (c.class.to_string(), c.peer.as_bytes().to_vec(), c.row.usage))
+            .rows(Scope::ClassPeer)
+            .map(|row| (class_of(row).into(), peer_of(row).into(), row.usage))
             .collect(),
         connections: snapshot
             .connections
@@ -86,6 +91,25 @@ pub fn charges(snapshot: &Snapshot) -> Charges {
     }
 }
 
+/// The name of a class's row.
+pub fn class_of(row: &ScopeRow) -> &str {
+    row.class.as_deref().expect("a row of a class")
+}
+
+/// The key of a peer's row.
+pub fn peer_of(row: &ScopeRow) -> &[u8] {
+    row.peer.as_ref().map(PeerKey::as_bytes).expect("a row of a peer")
+}
+
+/// The only scope on one level of the tree.
+#[track_caller]
+pub fn only_row(snapshot: &Snapshot, scope: Scope) -> &ScopeRow {
+    let mut rows = snapshot.rows(scope);
+    let only = rows.next().expect("there is one");
+    assert_eq!(rows.next(), None, "there is only one");
+    only
+}
+
 /// Who uses how much at this moment, in a governor at rest that accounts for every byte.
 #[track_caller]
 pub fn now(governor: &Governor) -> Charges {
@@ -94,21 +118,21 @@ pub fn now(governor: &Governor) -> Charges {
 
 /// What one class uses; nothing, if it is not there.
 pub fn of_class(snapshot: &Snapshot, name: &str) -> Usage {
-    let found = snapshot.classes.iter().find(|class| *class.name == *name);
-    found.map(|class| class.row.usage).unwrap_or_default()
+    let found = snapshot.rows(Scope::Class).find(|row| class_of(row) == name);
+    found.map(|row| row.usage).unwrap_or_default()
 }
 
 /// What one peer uses; nothing, if it is not there.
-pub fn of_peer(snapshot: &Snapshot, peer: &str) -> Usage {
-    let found = snapshot.peers.iter().find(|row| row.peer.as_bytes() == peer.as_bytes());
-    found.map(|row| row.row.usage).unwrap_or_default()
+pub fn of_peer(snapshot: &Snapshot, key: &str) -> Usage {
+    let found = snapshot.rows(Scope::Peer).find(|row| peer_of(row) == key.as_bytes());
+    found.map(|row| row.usage).unwrap_or_default()
 }
 
 /// What one peer uses of one class; nothing, if it is not there.
-pub fn of_class_peer(snapshot: &Snapshot, class: &str, peer: &str) -> Usage {
-    let mut parts = snapshot.class_peers.iter();
-    let found = parts.find(|part| *part.class == *class && part.peer.as_bytes() == peer.as_bytes());
-    found.map(|part| part.row.usage).unwrap_or_default()
+pub fn of_class_peer(snapshot: &Snapshot, name: &str, key: &str) -> Usage {
+    let mut parts = snapshot.rows(Scope::ClassPeer);
+    let found = parts.find(|row| class_of(row) == name && peer_of(row) == key.as_bytes());
+    found.map(|row| row.usage).unwrap_or_default()
 }
 
 /// Refusals, or what was only observed, as plain values.
@@ -149,9 +173,10 @@ fn is_within(part: &Usage, whole: &Usage) -> bool {
 pub fn assert_adds_up(governor: &Governor) -> Snapshot {
     let snapshot = governor.snapshot();
     let (totals, arena) = (&snapshot.totals, &snapshot.arena);
-    let both = sum([snapshot.system.usage, snapshot.allowlisted_system.usage]);
+    let both =
+        sum([snapshot.scope(Scope::System).usage, snapshot.scope(Scope::AllowlistedSystem).usage]);
 
-    let in_blocks: usize = arena.classes.iter().map(|c| c.blocks_in_use * c.block_bytes).sum();
+    let in_blocks: usize = arena.size_classes.iter().map(|c| c.blocks_in_use * c.block_bytes).sum();
     assert_eq!(in_blocks as u64 + arena.large_bytes, arena.in_use_bytes, "blocks, by bitmap");
     assert_eq!(
         arena.in_use_bytes,
@@ -187,9 +212,12 @@ pub fn assert_adds_up(governor: &Governor) -> Snapshot {
 
     let orphans: u64 = snapshot.orphans.iter().map(|orphan| orphan.bytes).sum();
     assert_eq!(orphans, totals.orphaned_bytes, "orphans add up: {snapshot:#?}");
-    let peers = sum(snapshot.peers.iter().map(|peer| peer.row.usage));
+    let peers = sum(snapshot.rows(Scope::Peer).map(|peer| peer.usage));
     assert_eq!(peers.memory + unbound, both.memory, "peers add up: {snapshot:#?}");
-    let transient = sum([snapshot.transient.usage, snapshot.allowlisted_transient.usage]);
+    let transient = sum([
+        snapshot.scope(Scope::Transient).usage,
+        snapshot.scope(Scope::AllowlistedTransient).usage,
+    ]);
     assert!(transient.memory <= unbound, "transient: {snapshot:#?}");
     let counted = sum([peers, transient]);
     // Usage cannot be written out here, so the one figure that differs is made the same.
@@ -197,14 +225,14 @@ pub fn assert_adds_up(governor: &Governor) -> Snapshot {
     whole.memory = counted.memory;
     assert_eq!(counted, whole, "all that counts is a peer's or transient: {snapshot:#?}");
 
-    for class in &snapshot.classes {
-        let parts = snapshot.class_peers.iter().filter(|part| part.class == class.name);
-        let parts = sum(parts.map(|part| part.row.usage));
-        assert!(is_within(&parts, &class.row.usage), "{}: {snapshot:#?}", class.name);
+    for whole in snapshot.rows(Scope::Class) {
+        let parts = snapshot.rows(Scope::ClassPeer).filter(|part| part.class == whole.class);
+        let parts = sum(parts.map(|part| part.usage));
+        assert!(is_within(&parts, &whole.usage), "{}: {snapshot:#?}", class_of(whole));
     }
-    for part in &snapshot.class_peers {
-        assert!(snapshot.classes.iter().any(|class| class.name == part.class), "{part:#?}");
-        assert!(snapshot.peers.iter().any(|peer| peer.peer == part.peer), "{part:#?}");
+    for part in snapshot.rows(Scope::ClassPeer) {
+        assert!(snapshot.rows(Scope::Class).any(|class| class.class == part.class), "{part:#?}");
+        assert!(snapshot.rows(Scope::Peer).any(|peer| peer.peer == part.peer), "{part:#?}");
     }
     let refused: u64 = snapshot.refusals.iter().map(|row| row.count).sum();
     assert_eq!(refused, totals.refused, "refusals add up: {snapshot:#?}");
@@ -215,13 +243,13 @@ pub fn assert_adds_up(governor: &Governor) -> Snapshot {
 #[track_caller]
 pub fn assert_nothing_left(governor: &Governor) {
     let snapshot = assert_adds_up(governor);
-    assert_eq!(snapshot.system.usage, Usage::default());
-    assert_eq!(snapshot.transient.usage, Usage::default());
-    assert_eq!(snapshot.allowlisted_system.usage, Usage::default());
-    assert_eq!(snapshot.allowlisted_transient.usage, Usage::default());
-    assert_eq!(snapshot.peers, [], "peers");
-    assert_eq!(snapshot.classes, [], "classes");
-    assert_eq!(snapshot.class_peers, [], "parts of classes");
+    let scopes: Vec<_> = snapshot.scopes.iter().map(|row| row.scope).collect();
+    let always =
+        [Scope::System, Scope::Transient, Scope::AllowlistedSystem, Scope::AllowlistedTransient];
+    assert_eq!(scopes, always, "no peer, no class and no part of one: {snapshot:#?}");
+    for row in &snapshot.scopes {
+        assert_eq!(row.usage, Usage::default(), "{}", row.scope);
+    }
     assert_eq!(snapshot.connections, [], "connections");
     assert_eq!(snapshot.orphans, [], "orphans");
     assert_eq!(snapshot.arena.in_use_bytes, 0);

@@ -300,7 +300,7 @@ impl Stage {
         let asks_stream = matches!(way, Reserve | LeaseBlock | LeaseLarge)
             && (spot == Stream || spot.is_of_stream_class());
         if asks_stream {
-            let stream = stage.guard().try_open_stream(Direction::Inbound).unwrap();
+            let stream = stage.guard().handle().try_open_stream(Direction::Inbound).unwrap();
             if spot.is_of_stream_class() {
                 stream.bind_class("mail").unwrap();
             }
@@ -336,7 +336,8 @@ impl Stage {
             BindStream | BindMemory => {
                 let guard = self.admission(Direction::Inbound).try_admit().unwrap();
                 if self.way == BindStream || self.spot.is_of_stream_class() {
-                    ready.stream = Some(guard.try_open_stream(self.way.direction(nth)).unwrap());
+                    ready.stream =
+                        Some(guard.handle().try_open_stream(self.way.direction(nth)).unwrap());
                 }
                 if let (Some(stream), true) = (&ready.stream, self.spot.is_of_stream_class()) {
                     stream.bind_class("mail").unwrap();
@@ -344,18 +345,18 @@ impl Stage {
                 if self.way == BindMemory {
                     let reserved = match &ready.stream {
                         Some(stream) => stream.try_reserve(amount),
-                        None => guard.try_reserve(amount),
+                        None => guard.handle().try_reserve(amount),
                     };
                     ready.reservation = Some(reserved.unwrap());
                 }
                 ready.guard = Some(guard);
             }
             Open | OpenInbound | OpenOutbound if self.spot.is_of_stream_class() => {
-                let opened = self.guard().try_open_stream(self.way.direction(nth));
+                let opened = self.guard().handle().try_open_stream(self.way.direction(nth));
                 ready.stream = Some(opened.unwrap());
             }
             ClassMemory => {
-                let stream = self.guard().try_open_stream(Direction::Inbound).unwrap();
+                let stream = self.guard().handle().try_open_stream(Direction::Inbound).unwrap();
                 ready.reservation = Some(stream.try_reserve(amount).unwrap());
                 ready.stream = Some(stream);
             }
@@ -371,13 +372,13 @@ impl Stage {
             Reserve => {
                 granted.reservation = Some(match &self.stream {
                     Some(stream) => stream.try_reserve(amount)?,
-                    None => self.guard().try_reserve(amount)?,
+                    None => self.guard().handle().try_reserve(amount)?,
                 });
             }
             LeaseBlock | LeaseLarge => {
                 granted.lease = Some(match &self.stream {
                     Some(stream) => stream.try_lease_owned(amount as usize)?,
-                    None => self.guard().try_lease_owned(amount as usize)?,
+                    None => self.guard().handle().try_lease_owned(amount as usize)?,
                 });
             }
             Weight => {
@@ -391,12 +392,12 @@ impl Stage {
             Open | OpenInbound | OpenOutbound => match &ready.stream {
                 Some(stream) => stream.bind_class("mail")?,
                 None => {
-                    let opened = self.guard().try_open_stream(self.way.direction(nth))?;
+                    let opened = self.guard().handle().try_open_stream(self.way.direction(nth))?;
                     granted.stream = Some(opened);
                 }
             },
             BindConnection | BindStream | BindMemory => {
-                ready.guard.as_ref().expect("a connection to bind").bind_peer("alice")?;
+                ready.guard.as_ref().expect("a connection to bind").handle().bind_peer("alice")?;
             }
             ClassMemory => ready.stream.as_ref().expect("a stream to bind").bind_class("mail")?,
         }
@@ -414,7 +415,7 @@ impl Stage {
     /// Gives idle blocks back, which are charged already and can be leased whatever the limits.
     pub fn trim(&self) {
         if let Some(guard) = &self.guard {
-            guard.trim();
+            guard.handle().trim();
         }
     }
 

@@ -30,10 +30,10 @@ fn who_is_refused_by_a_class_stays_among_the_ordinary() {
             .allow(allow()),
     );
     let guard = governor.inbound().remote(address()).class(CLASS).try_admit().expect("room");
-    guard.try_reserve(30_000).expect_err("more than the class may have");
+    guard.handle().try_reserve(30_000).expect_err("more than the class may have");
     let snapshot = governor.snapshot();
-    assert_eq!(snapshot.system.usage.connections(), 1);
-    assert_eq!(snapshot.allowlisted_system.usage.connections(), 0);
+    assert_eq!(snapshot.scope(Scope::System).usage.connections(), 1);
+    assert_eq!(snapshot.scope(Scope::AllowlistedSystem).usage.connections(), 0);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn idle_memory_in_the_class_of_a_stream_keeps_nobody_from_the_allow_listed() {
     let other = governor.inbound().peer("bob").class(CLASS).try_admit().expect("room");
     drop(other.try_lease(60_000).expect("room"));
     let guard = governor.inbound().remote(address()).try_admit().expect("room");
-    let stream = guard.try_open_stream(Direction::Inbound).expect("room");
+    let stream = guard.handle().try_open_stream(Direction::Inbound).expect("room");
     stream.bind_class(CLASS).expect("room");
     let reserved = stream.try_reserve(85_000).expect("only idle memory is in the way");
     drop(reserved);
@@ -64,7 +64,7 @@ fn idle_memory_is_not_observed_beside_what_is_really_in_the_way() {
     let other = governor.inbound().try_admit().expect("room");
     drop(other.try_lease(60_000).expect("room"));
     let guard = governor.inbound().try_admit().expect("room");
-    let _reserved = guard.try_reserve(100_000).expect("nothing is enforced");
+    let _reserved = guard.handle().try_reserve(100_000).expect("nothing is enforced");
     assert_eq!(observed(&governor), [(Scope::Connection, 1)]);
 }
 
@@ -93,7 +93,7 @@ fn idle_memory_is_not_observed_by_one_who_is_bound() {
     drop(other.try_lease(60_000).expect("room"));
     let coming = governor.inbound().class(CLASS).weight(100_000);
     let guard = coming.try_admit().expect("nothing is enforced");
-    guard.bind_peer("bob").expect("nothing is enforced");
+    guard.handle().bind_peer("bob").expect("nothing is enforced");
     assert_eq!(observed(&governor), [(Scope::Peer, 1)]);
 }
 
@@ -101,7 +101,7 @@ fn idle_memory_is_not_observed_by_one_who_is_bound() {
 fn a_stream_that_is_over_answers_closed_whatever_its_limit() {
     let governor = governor(Limits::unlimited().stream(scope().memory(1_000)));
     let guard = governor.inbound().try_admit().expect("room");
-    let stream = guard.try_open_stream(Direction::Inbound).expect("room");
+    let stream = guard.handle().try_open_stream(Direction::Inbound).expect("room");
     let mut reservation = stream.try_reserve(0).expect("room");
     drop(stream);
     assert_eq!(reservation.resize(500), Err(LeaseError::Closed));
@@ -118,10 +118,11 @@ fn a_low_priority_moves_with_its_idle_block() {
         .allow(allow());
     let governor = governor(limits);
     let guard = governor.inbound().remote(address()).try_admit().expect("room");
-    let _reserved = guard.try_reserve(16_384).expect("room");
+    let _reserved = guard.handle().try_reserve(16_384).expect("room");
     drop(guard.try_lease(16_384).expect("room"));
-    let _lease = guard.try_lease_at(16_384, Priority::Low).expect("room for all it has");
+    let _lease =
+        guard.request().priority(Priority::Low).try_lease(16_384).expect("room for all it has");
     let snapshot = governor.snapshot();
-    assert_eq!(snapshot.system.usage.memory, 0);
-    assert_eq!(snapshot.allowlisted_system.usage.memory, 32_768);
+    assert_eq!(snapshot.scope(Scope::System).usage.memory, 0);
+    assert_eq!(snapshot.scope(Scope::AllowlistedSystem).usage.memory, 32_768);
 }

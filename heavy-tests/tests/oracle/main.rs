@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 use leasehold::{
     BindError, ConnectionGuard, ConnectionId, Direction, Governor, Lease, LeaseError, Limit,
-    OwnedLease, Pinned, PinnedLease, Priority, RefusalRow, Reservation, ScopeLimits, ScopeRow,
-    Snapshot, Source, StreamGuard, Usage,
+    OwnedLease, Pinned, PinnedLease, Priority, RefusalRow, Reservation, Scope, ScopeLimits,
+    ScopeRow, Snapshot, Source, StreamGuard, Usage,
 };
 use leasehold_heavy_tests::common::{HandClock, assert_adds_up, assert_nothing_left};
 use model::{Ask, Conn, Counts, Item, Model, Place, Row, Stream, memory};
@@ -115,17 +115,8 @@ impl World {
         let snapshot = self.governor.snapshot();
         let own = snapshot.connections.iter().find(|row| row.id == self.guards[conn].0);
         let own = own.map_or(0, |row| row.usage.memory);
-        let scopes = [
-            &snapshot.system,
-            &snapshot.transient,
-            &snapshot.allowlisted_system,
-            &snapshot.allowlisted_transient,
-        ];
+        let scopes = snapshot.scopes.iter();
         let scopes = scopes
-            .into_iter()
-            .chain(snapshot.peers.iter().map(|peer| &peer.row))
-            .chain(snapshot.classes.iter().map(|class| &class.row))
-            .chain(snapshot.class_peers.iter().map(|part| &part.row))
             .map(|row| (row.usage.memory, row.limits.memory))
             .chain([(own, self.model.limits.connection.memory)]);
         let is_above = |(used, limit)| match limit {
@@ -134,7 +125,7 @@ impl World {
             Limit::Max(max) => used > max,
         };
         if scopes.into_iter().any(is_above) && self.model.conns[conn].here {
-            self.guard(conn).trim();
+            self.guard(conn).handle().trim();
         }
     }
 }
@@ -235,7 +226,7 @@ impl World {
         let bytes = block_bytes(SIZES[size]);
         let lease = self.take(conn, None, bytes, priority, |world| match priority {
             Priority::Critical => world.guard(conn).try_lease(SIZES[size]),
-            _ => world.guard(conn).try_lease_at(SIZES[size], priority),
+            _ => world.guard(conn).request().priority(priority).try_lease(SIZES[size]),
         });
         if let Some(lease) = lease {
             assert_eq!(lease.capacity() as u64, bytes);
@@ -252,8 +243,8 @@ impl World {
     ) {
         let id = stream.map(|(_, id)| id);
         let reserved = self.take(conn, id, bytes, priority, |world| match stream {
-            Some((nth, _)) => world.streams[nth].1.try_reserve_at(bytes, priority),
-            None => world.guard(conn).try_reserve_at(bytes, priority),
+            Some((nth, _)) => world.streams[nth].1.request().priority(priority).try_reserve(bytes),
+            None => world.guard(conn).handle().request().priority(priority).try_reserve(bytes),
         });
         if let Some(reservation) = reserved {
             self.add(conn, id, bytes, Held::Reserved(reservation));
@@ -265,7 +256,7 @@ impl World {
         let more = model::stream_count(direction);
         let asks = |model: &Model| model.ask_stream(conn, direction);
         let verdict = self.decide(conn, Priority::Critical, asks, &more);
-        let outcome = self.guard(conn).try_open_stream(direction);
+        let outcome = self.guard(conn).handle().try_open_stream(direction);
         if let Some(real) = self.judge(conn, verdict, outcome) {
             let id = self.next_stream;
             self.next_stream += 1;
@@ -284,7 +275,7 @@ impl World {
             return;
         }
         if had.is_some() || in_own_class {
-            assert_eq!(outcome, Err(BindError::AlreadyBound));
+            assert_eq!(outcome, Err(BindError::StreamAlreadyBound));
             return;
         }
         if self.model.conns[conn].place.class == Some(class) {
@@ -350,7 +341,7 @@ impl World {
         let admission = if fd { admission } else { admission.without_fd() };
         match (verdict, admission.weight(weight).try_admit()) {
             (Ok(()), Ok(guard)) => {
-                self.guards.push((guard.id(), Some(Box::into_raw(Box::new(guard)))));
+                self.guards.push((guard.handle().id(), Some(Box::into_raw(Box::new(guard)))));
                 self.model.note_observed(&asks);
                 let counted = counting.filter(|_| !allowlisted);
                 if let Some(address) = counted {
@@ -379,7 +370,7 @@ impl World {
     }
 
     fn bind(&mut self, nth: usize, peer: usize) {
-        let outcome = self.guard(nth).bind_peer(PEERS[peer]);
+        let outcome = self.guard(nth).handle().bind_peer(PEERS[peer]);
         let model = &self.model;
         let Conn { place, open, direction, address, counted, .. } = model.conns[nth];
         if !open {
@@ -418,7 +409,7 @@ impl World {
         let to = to.map(address);
         let Conn { place, open, direction, .. } = self.model.conns[nth];
         let source = to.map_or(Source::opaque("a pipe").expect("a short name"), Source::from);
-        let outcome = self.guard(nth).rebind_source(source);
+        let outcome = self.guard(nth).handle().rebind_source(source);
         if !open {
             assert_eq!(outcome, Err(BindError::Closed));
             return;
@@ -657,7 +648,7 @@ impl World {
                         let handle = world.guard(conn).handle();
                         match priority {
                             Priority::Critical => handle.try_lease_owned(SIZES[size]),
-                            _ => handle.try_lease_owned_at(SIZES[size], priority),
+                            _ => handle.request().priority(priority).try_lease_owned(SIZES[size]),
                         }
                     });
                     if let Some(lease) = lease {
@@ -693,7 +684,11 @@ impl World {
                     let lease =
                         self.take(conn, Some(id), bytes, priority, |world| match priority {
                             Priority::Critical => world.streams[nth].1.try_lease_owned(SIZES[size]),
-                            _ => world.streams[nth].1.try_lease_owned_at(SIZES[size], priority),
+                            _ => world.streams[nth]
+                                .1
+                                .request()
+                                .priority(priority)
+                                .try_lease_owned(SIZES[size]),
                         });
                     if let Some(lease) = lease {
                         self.add(conn, Some(id), bytes, Held::Owned(Box::new(lease)));
@@ -792,13 +787,15 @@ impl World {
             }
             Op::Trim { conn } => {
                 if let Some(conn) = self.conn(conn) {
-                    self.guard(conn).trim();
-                    assert_eq!(self.guard(conn).usage().cached_bytes, 0);
+                    self.guard(conn).handle().trim();
+                    if let Ok(usage) = self.guard(conn).handle().usage() {
+                        assert_eq!(usage.cached_bytes, 0);
+                    }
                 }
             }
             Op::Close { conn } => {
                 if let Some(conn) = self.conn(conn) {
-                    let closed = self.governor.close(self.guards[conn].0);
+                    let closed = self.guard(conn).handle().close();
                     assert_eq!(closed.is_ok(), self.model.conns[conn].open);
                     self.close_in_model(conn);
                 }
@@ -857,9 +854,10 @@ impl World {
             usage
         };
         for (allowlisted, system, transient) in [
-            (false, &snapshot.system, &snapshot.transient),
-            (true, &snapshot.allowlisted_system, &snapshot.allowlisted_transient),
+            (false, Scope::System, Scope::Transient),
+            (true, Scope::AllowlistedSystem, Scope::AllowlistedTransient),
         ] {
+            let (system, transient) = (snapshot.scope(system), snapshot.scope(transient));
             let mine = |conn: &Conn| conn.place.allowlisted == allowlisted;
             let used = idle(model.of_system(allowlisted), &mine);
             assert_eq!(system.usage, used, "system, allow-listed: {allowlisted}");
@@ -871,31 +869,32 @@ impl World {
             let mine = |conn: &Conn| conn.place.peer == Some(nth);
             let used = idle(model.of(mine), &mine);
             let there = used != Usage::default();
-            let row = snapshot.peers.iter().find(|row| row.peer.as_bytes() == name.as_bytes());
-            let limits = model.limits.of_peer(&peer_key(nth));
-            assert_row(name, row.map(|row| &row.row), there, used, limits);
+            let key = peer_key(nth);
+            let row = snapshot.rows(Scope::Peer).find(|row| row.peer.as_ref() == Some(&key));
+            let limits = model.limits.of_peer(&key);
+            assert_row(name, row, there, used, limits);
         }
         for (class, name) in CLASSES.iter().enumerate() {
             let mine = |conn: &Conn| conn.here && conn.place.class == Some(class);
             let there =
                 model.conns.iter().any(mine) || model.classed_streams(class).next().is_some();
             let used = idle(model.of_class(class, None), &mine);
-            let row = snapshot.classes.iter().find(|row| *row.name == **name);
+            let row = snapshot.rows(Scope::Class).find(|row| row.class.as_deref() == Some(*name));
             let limits = model.limits.of_class(name);
-            assert_row(name, row.map(|row| &row.row), there, used, limits);
-            for (peer, key) in PEERS.iter().enumerate() {
+            assert_row(name, row, there, used, limits);
+            for peer in 0..PEERS.len() {
                 let is_peers = |conn: &Conn| conn.place.peer == Some(peer);
                 let mine = |conn: &Conn| mine(conn) && is_peers(conn);
                 let mut streams = model.classed_streams(class);
                 let there = model.conns.iter().any(mine)
                     || streams.any(|stream| is_peers(&model.conns[stream.conn]));
                 let used = idle(model.of_class(class, Some(peer)), &mine);
+                let key = Some(peer_key(peer));
                 let row = snapshot
-                    .class_peers
-                    .iter()
-                    .find(|row| *row.class == **name && row.peer.as_bytes() == key.as_bytes());
+                    .rows(Scope::ClassPeer)
+                    .find(|row| row.class.as_deref() == Some(*name) && row.peer == key);
                 let limits = model.limits.of_class_peer(name);
-                assert_row(name, row.map(|row| &row.row), there, used, limits);
+                assert_row(name, row, there, used, limits);
             }
         }
         for (nth, row) in rows.iter().enumerate() {
@@ -942,29 +941,18 @@ impl World {
     /// No scope rises above its limit. One may be above, if the limit was lowered.
     fn assert_within_limits(&self, now: &Snapshot) {
         let observe = self.model.limits.observe;
-        let check = |scope, now: &ScopeRow, before: Option<&ScopeRow>| {
-            let max = match now.limits.memory {
-                Limit::Unlimited => return,
+        for ScopeRow { scope, class, peer, usage, limits, .. } in &now.scopes {
+            let max = match limits.memory {
+                Limit::Unlimited => continue,
                 Limit::Blocked => 0,
                 Limit::Max(max) => max,
             };
+            let mut before = self.before.rows(*scope);
+            let before = before.find(|row| row.class == *class && row.peer == *peer);
             let before = before.map_or(0, |row| row.usage.memory);
-            let now = now.usage.memory;
-            let fine = now <= max.max(before) || observe.contains(scope);
+            let now = usage.memory;
+            let fine = now <= max.max(before) || observe.contains(*scope);
             assert!(fine, "{scope} rose to {now}, limit {max}, was {before}");
-        };
-        use leasehold::Scope;
-        let before = &self.before;
-        check(Scope::System, &now.system, Some(&before.system));
-        check(Scope::Transient, &now.transient, Some(&before.transient));
-        check(Scope::AllowlistedSystem, &now.allowlisted_system, Some(&before.allowlisted_system));
-        for peer in &now.peers {
-            let was = before.peers.iter().find(|row| row.peer == peer.peer);
-            check(Scope::Peer, &peer.row, was.map(|row| &row.row));
-        }
-        for class in &now.classes {
-            let was = before.classes.iter().find(|row| row.name == class.name);
-            check(Scope::Class, &class.row, was.map(|row| &row.row));
         }
     }
 

@@ -5,6 +5,6 @@ use leasehold::Governor;
 fn main() {
     let governor = Governor::unlimited();
     let guard = governor.inbound().try_admit().unwrap();
-    let lease = guard.try_lease_owned(4096).unwrap();
+    let lease = guard.handle().try_lease_owned(4096).unwrap();
     let first = lease[0];
 }

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use super::problem::ProblemKind;
 use crate::error::NameTooLong;
-use crate::name::{MAX_NAME_BYTES, PeerKey};
+use crate::name::PeerKey;
+use crate::ranges::MAX_NAME_BYTES;
 
 /// What begins a key in hexadecimal digits.
 const HEX: &str = "hex:";

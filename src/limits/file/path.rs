@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How many characters of what somebody wrote are repeated in a message.
+/// How many characters of a file's text are repeated in a message.
 const SHOWN: usize = 80;
 
 /// The keys that lead to a value, with where each stands in the text.
@@ -127,7 +127,8 @@ fn cut(text: &str, most: usize) -> (&str, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use crate::{LimitsFile, MAX_NAME_BYTES};
+    use crate::limits::LimitsFile;
+    use crate::ranges::MAX_NAME_BYTES;
 
     /// The longest name there is: a key of a peer that is no text.
     #[test]

@@ -13,8 +13,8 @@ use super::path::Path;
 use super::problem::{ProblemKind, Problems};
 use super::shape::{NODE_TYPES, PREFIX, RESOURCES, RULE, SCOPE_SECTIONS, SCOPES, SUBNETS, TOP};
 use super::tree::{Entry, Node, Value};
-use super::{LimitsFile, rate, size};
-use crate::error::{Resource, Scope};
+use super::{LimitsFile, size};
+use crate::error::{ConfigError, Resource, Scope};
 use crate::limit::Limit;
 use crate::name::PeerKey;
 
@@ -173,7 +173,7 @@ impl Reader<'_> {
             "burst" => burst = reader.burst(&entry.value),
             _ => reader.unknown_key(&PREFIX),
         });
-        // Of a rate that is wrong nobody knows whether it needs a burst.
+        // Whether a rate that is wrong needs a burst is not known.
         match (value.entry("rate"), value.entry("burst")) {
             (Some(rate), None) if matches!(interval, Some(Some(_))) => {
                 self.problem_at(rate, ProblemKind::RateWithoutBurst);
@@ -192,7 +192,10 @@ impl Reader<'_> {
         self.found(in_text(value, expected, |text| match text {
             "unlimited" => Ok(None),
             "blocked" => Err(ProblemKind::NoRate { text: text.to_owned() }),
-            _ => rate::parse(text).map(Some),
+            _ => match text.parse::<Rate>() {
+                Ok(rate) => Ok(Some(rate.interval())),
+                Err(error) => Err(no_rate(text.to_owned(), error)),
+            },
         }))
     }
 
@@ -352,6 +355,14 @@ fn index_of(name: &str, known: &'static [&'static str]) -> Result<usize, Problem
 
 fn wrong_type(expected: &'static str, value: &Value) -> ProblemKind {
     ProblemKind::WrongType { expected, found: value.describe() }
+}
+
+fn no_rate(text: String, error: ConfigError) -> ProblemKind {
+    match error {
+        ConfigError::NoRate => ProblemKind::NoRate { text },
+        ConfigError::RateOutOfRange => ProblemKind::RateOutOfRange { text },
+        _ => ProblemKind::NotARate { text },
+    }
 }
 
 fn number_of(number: i128) -> Result<u64, ProblemKind> {

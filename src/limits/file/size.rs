@@ -61,7 +61,7 @@ pub(super) fn format(bytes: u64) -> Option<String> {
     Some(format!("{} {unit}", bytes / factor))
 }
 
-/// The unit that was probably meant: `m`, `mb`, `mib` and `Mb` are all somebody's habit.
+/// The unit that was probably meant: `m`, `mb`, `mib` and `Mb` are all in use.
 fn nearest(unit: &str) -> Option<&'static str> {
     let unit = unit.to_lowercase();
     let known = |name: &str| UNITS.iter().map(|(known, _)| *known).find(|known| *known == name);

@@ -5,11 +5,11 @@ use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
 
-use super::super::{AllowRule, Limits, Observe, PrefixLimits, ScopeLimits};
+use super::super::{AllowRule, Limits, Observe, PrefixLimits, ScopeLimits, rate};
 use super::names::format_peer;
 use super::shape::{RESOURCES, SCOPE_SECTIONS, SCOPES, scopes};
+use super::size;
 use super::tree::{Entry, Node, Value};
-use super::{rate, size};
 use crate::error::{Resource, Scope};
 use crate::limit::Limit;
 
@@ -102,7 +102,7 @@ fn prefix(limits: &PrefixLimits) -> Value {
         None => entries.push(entry("rate", Value::Text("unlimited".into()))),
         Some(rate) => {
             entries.push(entry("rate", Value::Text(rate::format(rate.interval()))));
-            entries.push(entry("burst", Value::Integer(rate.burst().get().into())));
+            entries.push(entry("burst", Value::Integer(rate.burst_size().get().into())));
         }
     }
     Value::Table(entries)

@@ -138,7 +138,7 @@ const GATEWAY: Preset = preset! { shared_addresses;
     stream:     NONE,                                           ONE,                                                (1, 0),      None;
 };
 
-/// Limits by address for clients of whom many share one: the standard ones would shut out a school
+/// Limits by address for clients many of which share one: the standard ones would shut out a school
 /// or a mobile carrier. Still no address can have more than a quarter of the smallest system, and
 /// no /48 more than half.
 fn shared_addresses() -> SubnetLimits {

@@ -60,14 +60,14 @@ impl Oracle {
 fn admit(length: u8, limit: Limit, count: u64) -> Result<(), Refused> {
     match limit.admits(count, 1) {
         true => Ok(()),
-        // What a rule that never admits counts is of no use to anyone.
         false => Err(Refused::by_subnet(length, limit, count)),
     }
 }
 
-/// Few enough prefixes to meet often, in every form that an address comes in.
-fn some_address(random: &mut fastrand::Rng) -> IpAddr {
-    let v4 = Ipv4Addr::new(10, random.u8(..2), random.u8(..3), random.u8(..4));
+/// Few enough prefixes to meet often, in every form that an address comes in. `hosts` is how many
+/// addresses there may be in a /24 or a /56.
+fn some_address(random: &mut fastrand::Rng, hosts: u8) -> IpAddr {
+    let v4 = Ipv4Addr::new(10, random.u8(..2), random.u8(..3), random.u8(..hosts));
     let v6 = Ipv6Addr::new(
         0x2001,
         random.u16(..2),
@@ -76,7 +76,7 @@ fn some_address(random: &mut fastrand::Rng) -> IpAddr {
         0,
         0,
         0,
-        random.u16(..2),
+        random.u16(..u16::from(hosts / 2)),
     );
     match random.u8(..5) {
         0 | 1 => v4.into(),
@@ -112,77 +112,144 @@ fn some_limits(random: &mut fastrand::Rng) -> SubnetLimits {
     limits
 }
 
-#[test]
-fn counts_are_those_of_a_plain_list() {
-    let mut random = fastrand::Rng::with_seed(7);
-    let mut oracle = Oracle::default();
-    let mut door = Door::new(&oracle.limits);
-    let mut live: Vec<IpAddr> = Vec::new();
-    let (mut admitted, mut refused, mut rebound, mut changed) = (0, 0, 0, 0);
-    for _ in 0..60_000 {
-        let address = some_address(&mut random);
-        match random.u16(..1000) {
-            0..10 => {
-                let mut limits = some_limits(&mut random);
-                if random.bool() {
-                    // Then counts are kept, and only those that are missing are made.
-                    limits.networks = oracle.limits.networks.clone();
-                }
-                door.set_limits(&limits);
-                oracle.limits = limits;
-                changed += 1;
+/// Connections that come, go and move to another address. Each result must be that of the oracle.
+struct Crowd {
+    door: Door,
+    oracle: Oracle,
+    live: Vec<IpAddr>,
+    hosts: u8,
+    admitted: u32,
+    refused: u32,
+    rebound: u32,
+}
+
+impl Crowd {
+    fn new(limits: SubnetLimits, hosts: u8) -> Self {
+        let door = Door::new(&limits);
+        let oracle = Oracle { limits, ..Oracle::default() };
+        Self { door, oracle, live: Vec::new(), hosts, admitted: 0, refused: 0, rebound: 0 }
+    }
+
+    fn step(&mut self, random: &mut fastrand::Rng) {
+        match random.u8(..100) {
+            0..45 if !self.live.is_empty() => {
+                let gone = self.live.swap_remove(random.usize(..self.live.len()));
+                self.door.leave(gone);
+                self.oracle.leave(gone);
             }
-            10..450 if !live.is_empty() => {
-                let gone = live.swap_remove(random.usize(..live.len()));
-                door.leave(gone);
-                oracle.leave(gone);
+            45..55 => self.rebind(random),
+            _ => self.come(random),
+        }
+    }
+
+    fn come(&mut self, random: &mut fastrand::Rng) {
+        let address = some_address(random, self.hosts);
+        let result = self.door.knock(address, seconds(0));
+        let expected = self.oracle.check(address);
+        assert_eq!(result, expected, "{address} under {:?}", self.oracle.limits);
+        match result {
+            Ok(()) => {
+                self.oracle.enter(address);
+                self.live.push(address);
+                self.admitted += 1;
             }
-            450..550 => {
-                let from = (!live.is_empty() && random.bool()).then(|| random.usize(..live.len()));
-                if let Some(from) = from {
-                    oracle.leave(live[from]);
-                }
-                let expected = oracle.check(address);
-                let enforced = random.bool();
-                let answer =
-                    door.rebind(from.map(|from| live[from]), address, seconds(0), enforced);
-                match (expected, enforced) {
-                    (Err(expected), true) => {
-                        assert_eq!(answer, Err(expected));
-                        if let Some(from) = from {
-                            oracle.enter(live[from]);
-                        }
-                    }
-                    (expected, _) => {
-                        assert_eq!(answer, Ok(expected.err()));
-                        from.map(|from| live.swap_remove(from));
-                        oracle.enter(address);
-                        live.push(address);
-                        rebound += 1;
-                    }
+            Err(_) => self.refused += 1,
+        }
+    }
+
+    fn rebind(&mut self, random: &mut fastrand::Rng) {
+        let to = some_address(random, self.hosts);
+        let from =
+            (!self.live.is_empty() && random.bool()).then(|| random.usize(..self.live.len()));
+        let left = from.map(|from| self.live[from]);
+        if let Some(left) = left {
+            self.oracle.leave(left);
+        }
+        let expected = self.oracle.check(to);
+        let enforced = random.bool();
+        let result = self.door.rebind(left, to, seconds(0), enforced);
+        match (expected, enforced) {
+            (Err(expected), true) => {
+                assert_eq!(result, Err(expected));
+                if let Some(left) = left {
+                    self.oracle.enter(left);
                 }
             }
-            _ => {
-                let answer = door.knock(address, seconds(0));
-                assert_eq!(answer, oracle.check(address), "{address} under {:?}", oracle.limits);
-                match answer {
-                    Ok(()) => {
-                        oracle.enter(address);
-                        live.push(address);
-                        admitted += 1;
-                    }
-                    Err(_) => refused += 1,
-                }
+            (expected, _) => {
+                assert_eq!(result, Ok(expected.err()));
+                from.map(|from| self.live.swap_remove(from));
+                self.oracle.enter(to);
+                self.live.push(to);
+                self.rebound += 1;
             }
         }
     }
+
+    /// Other limits; in half of the cases those of networks are kept, so that counts are kept too and
+    /// only those that are missing are made.
+    fn other_limits(&self, random: &mut fastrand::Rng) -> SubnetLimits {
+        let mut limits = some_limits(random);
+        if random.bool() {
+            limits.networks = self.oracle.limits.networks.clone();
+        }
+        limits
+    }
+
+    fn assert_nothing_left(mut self) {
+        self.door.set_limits(&SubnetLimits::unlimited());
+        for address in self.live {
+            self.door.leave(address);
+        }
+        assert!(self.door.memory_bytes() < IDLE_BYTES);
+    }
+}
+
+#[test]
+fn counts_are_those_of_a_plain_list() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut crowd = Crowd::new(SubnetLimits::unlimited(), 4);
+    let mut changed = 0;
+    for _ in 0..60_000 {
+        if random.u8(..100) == 0 {
+            let limits = crowd.other_limits(&mut random);
+            crowd.door.set_limits(&limits);
+            crowd.oracle.limits = limits;
+            changed += 1;
+        }
+        crowd.step(&mut random);
+    }
+    let Crowd { admitted, refused, rebound, .. } = crowd;
     println!("{admitted} admitted, {refused} refused, {rebound} rebound, {changed} changes");
     assert!(admitted > 5_000 && refused > 1_000 && rebound > 1_000 && changed > 100);
-    door.set_limits(&SubnetLimits::unlimited());
-    for address in live {
-        door.leave(address);
+    crowd.assert_nothing_left();
+}
+
+/// While a change is made in pieces, connections come and go: the old limits hold to the end, and
+/// what the new ones count then is what a plain list has.
+#[test]
+fn a_change_in_pieces_counts_what_a_plain_list_does() {
+    let mut random = fastrand::Rng::with_seed(8);
+    let (mut pieces, mut refused) = (0, 0);
+    for _ in 0..20 {
+        let mut crowd = Crowd::new(SubnetLimits::unlimited(), 100);
+        (0..1000).for_each(|_| crowd.come(&mut random));
+        for _ in 0..8 {
+            let limits = crowd.other_limits(&mut random);
+            crowd.door.begin(&limits);
+            while crowd.door.subnets.go_on() == Progress::Going {
+                (0..random.usize(..20)).for_each(|_| crowd.step(&mut random));
+                pieces += 1;
+            }
+            (0..random.usize(..20)).for_each(|_| crowd.step(&mut random));
+            drop(crowd.door.subnets.switch());
+            crowd.oracle.limits = limits;
+            (0..50).for_each(|_| crowd.step(&mut random));
+        }
+        refused += crowd.refused;
+        crowd.assert_nothing_left();
     }
-    assert!(door.memory_bytes() < IDLE_BYTES);
+    println!("{pieces} pieces, {refused} refused");
+    assert!(pieces > 1_000 && refused > 1_000);
 }
 
 #[test]

@@ -8,7 +8,7 @@ const HALF: u64 = 5_000_000;
 const CLIENTS: u64 = 2500;
 /// How often each client comes in the minute that half of the flood takes.
 const RETURNS: u64 = 6;
-/// One who knocks all the time.
+/// An address that connects all the time.
 const ABUSER: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 255, 255, 255));
 
 /// One of ten million, no two of them the same nor in one /56. Half of each family.
@@ -63,8 +63,8 @@ impl Figures {
     }
 }
 
-/// The worst there is: half of them at one instant at which nobody was expected, and the others in
-/// the minute after.
+/// The worst case: half of them come at one instant, while the sketches are small, and the others in the minute
+/// after.
 #[test]
 fn ten_million_addresses_keep_no_client_out() {
     let mut door = Door::new(&SubnetLimits::standard());

@@ -46,8 +46,8 @@ fn times_out_of_order_win_nothing() {
     for _ in 0..1000 {
         let _ = door.knock(ip("192.0.2.2"), seconds(200));
     }
-    // By now its debt is swept away. A clock that was read before that, by someone who had to wait
-    // for the lock, is behind; what it is charged must not be.
+    // By now its debt is swept away. A thread that read the clock before that, and then waited for
+    // the lock, comes with an earlier time; it must not be charged at that time.
     assert_eq!(passing(&mut door, ip("192.0.2.1"), seconds(101)), 1);
     assert_eq!(passing(&mut door, ip("192.0.2.1"), seconds(150)), 0);
     assert_eq!(passing(&mut door, ip("192.0.2.1"), seconds(204)), 0);
@@ -61,7 +61,7 @@ fn what_is_observed_is_counted_and_sets_no_rate_back() {
     let address = ip("192.0.2.1");
     for _ in 0..100 {
         let visit = door.visit(address, seconds(0));
-        drop(door.subnets.admit(&visit));
+        door.admit(&visit);
     }
     let refused = door.knock(address, seconds(0)).expect_err("a hundred are there");
     assert_eq!(refused.in_use(), 100);
@@ -124,6 +124,56 @@ fn a_change_of_limits_forgets_no_debt_and_makes_none() {
     assert_eq!(passing(&mut door, address, seconds(100)), 2);
     door.set_limits(&slow(4).network(network, every(seconds(1), 2)));
     assert_eq!(passing(&mut door, address, seconds(101)), 1);
+}
+
+/// What is spent while a change is under way is spent under the limits before and after it.
+#[test]
+fn what_is_spent_during_a_change_is_spent_after_it() {
+    let slow = every(seconds(1_000_000), 8);
+    let network = "10.0.0.0/8".parse().expect("a network");
+    let old = SubnetLimits::unlimited().ipv4(24, slow).network(network, slow);
+    // Another bound of the sketches; another rate.
+    let beside = old.clone().ipv4(8, every(seconds(1), 100_000));
+    let longer = every(seconds(1_000_000), 10);
+    let other = SubnetLimits::unlimited().ipv4(24, longer).network(network, longer);
+    let now = seconds(10);
+    for (new, burst) in [(beside, 8), (other, 10)] {
+        for pieces in 0..6 {
+            // A prefix in a sketch may seem to have spent more than it has; a network does not.
+            for (address, is_exact) in [(ip("192.0.2.1"), false), (ip("10.1.2.3"), true)] {
+                let mut door = Door::new(&old);
+                // Enough to fill some generations.
+                for n in 0..3000 {
+                    let crowd = std::net::Ipv4Addr::from_bits(0x2000_0000 + (n << 8)).into();
+                    assert_eq!(door.knock(crowd, now), Ok(()));
+                    door.leave(crowd);
+                }
+                let (mut passed, mut unproved) = (0, 0);
+                let mut spend = |door: &mut Door, times| {
+                    for _ in 0..times {
+                        unproved += usize::from(!door.should_validate(address, now));
+                        if door.knock(address, now).is_ok() {
+                            passed += 1;
+                            door.leave(address);
+                        }
+                    }
+                };
+                spend(&mut door, 2);
+                door.begin(&new);
+                for _ in 0..pieces {
+                    door.subnets.go_on();
+                }
+                spend(&mut door, 1);
+                while door.subnets.go_on() == Progress::Going {}
+                spend(&mut door, 1);
+                drop(door.subnets.switch());
+                spend(&mut door, 100);
+                let (most, most_unproved) = (burst, burst / 2);
+                assert!(passed <= most && unproved <= most_unproved, "{passed}, {unproved}");
+                assert!(!is_exact || (passed, unproved) == (most, most_unproved));
+            }
+        }
+    }
 }
 
 #[test]
