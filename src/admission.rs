@@ -115,7 +115,7 @@ impl<'a> Admission<'a> {
     /// As [`try_admit`](Self::try_admit).
     #[track_caller]
     pub fn try_govern<T>(self, transport: T) -> Result<Governed<T>, AdmitError> {
-        self.try_admit_with(transport, |transport, _| drop(transport))
+        self.try_govern_or_else(transport, |transport, _| drop(transport))
     }
 
     /// As [`try_govern`](Self::try_govern), for a transport that dropping does not close (quinn's,
@@ -126,7 +126,7 @@ impl<'a> Admission<'a> {
     ///
     /// As [`try_admit`](Self::try_admit).
     #[track_caller]
-    pub fn try_admit_with<T>(
+    pub fn try_govern_or_else<T>(
         self,
         transport: T,
         on_refuse: impl FnOnce(T, &AdmitError),

@@ -40,7 +40,7 @@
 //! | P3 | *Reclaim.* When the guard's drop or close returns, its counts, reservations, idle blocks, unpinned owned leases and forgotten borrows are off every scope and back. What is pinned comes back at the unpin, what is detached at the last clone's drop, and shows as an orphan until then. | the two phases of a close |
 //! | P4 | *No stale bytes.* Safe code reads no byte that was not written through the lease it is read from. | the buffer view of a lease |
 //! | P5 | *No use after return*, and every block is returned once. | the compiler for borrows, the pin for the rest |
-//! | P6 | *A refusal closes* what was refused. | [`try_govern`](crate::Admission::try_govern), [`try_admit_with`](crate::Admission::try_admit_with) |
+//! | P6 | *A refusal closes* what was refused. | [`try_govern`](crate::Admission::try_govern), [`try_govern_or_else`](crate::Admission::try_govern_or_else) |
 //! | P7 | *Refusals tell the truth.* Only if the limit would really be exceeded: never because of memory that connections keep idle, nor of a charge that does not last. There are two exceptions, of [rates](#addresses) and of [crowded scopes](#idle-blocks). | no roll-back; reclaiming |
 //! | P8 | *No lost wake-up* among those who wait for room. | not built yet, see [below](#what-is-not-here-yet) |
 //! | P9 | *The fast path is the connection's own.* The lease of an idle block from the first magazine of its size, its pin, unpin and return take no lock and write no cache line that other connections write. On a stream too, unless it has a class of its own. | magazines; records of a cache line each |

@@ -14,7 +14,7 @@ use crate::handle::ConnectionHandle;
 /// first, and the governor then counts nothing while the socket still is open.
 ///
 /// Made by [`Admission::try_govern`](crate::Admission::try_govern) and
-/// [`Admission::try_admit_with`](crate::Admission::try_admit_with).
+/// [`Admission::try_govern_or_else`](crate::Admission::try_govern_or_else).
 ///
 /// ```
 /// use leasehold::Governor;

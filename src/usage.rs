@@ -63,6 +63,20 @@ impl Lane {
 /// Seven lanes, and one to make the vector whole.
 pub(crate) const LANES: usize = 8;
 
+/// Each resource that is counted has its lane, in the order of [`Resource`].
+const _: () = {
+    let (mut resource, mut lane) = (0, 0);
+    while resource < Resource::ALL.len() {
+        if !Resource::ALL[resource].is_bytes() {
+            assert!(Lane::ALL[lane].0 as usize == lane);
+            assert!(Lane::ALL[lane].1 as usize == resource);
+            lane += 1;
+        }
+        resource += 1;
+    }
+    assert!(lane == Lane::ALL.len() && lane <= LANES);
+};
+
 /// Counts end here, even where they are unlimited. They are signed because processors compare
 /// vectors of signed numbers faster.
 pub(crate) const MOST_COUNT: u32 = i32::MAX as u32;

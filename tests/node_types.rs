@@ -247,7 +247,7 @@ fn scopes(limits: &Limits) -> [(&'static str, &ScopeLimits); 9] {
 fn columns(scope: &ScopeLimits) -> String {
     let word = |resource| match scope.of(resource) {
         Limit::Unlimited => "-".to_owned(),
-        Limit::Max(bytes) if resource == Resource::Memory => {
+        Limit::Max(bytes) if resource.is_bytes() => {
             assert_eq!(bytes % MIB, 0, "whole MiB at these budgets");
             (bytes / MIB).to_string()
         }

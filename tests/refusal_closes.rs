@@ -29,7 +29,7 @@ fn full() -> Governor {
 #[test]
 fn a_refused_transport_is_closed_once_by_the_call_that_refuses() {
     let (transport, closed) = transport();
-    let result = full().inbound().try_admit_with(transport, |_, _| ());
+    let result = full().inbound().try_govern_or_else(transport, |_, _| ());
     assert!(result.is_err());
     assert_eq!(closed.get(), 1);
 }
@@ -38,7 +38,7 @@ fn a_refused_transport_is_closed_once_by_the_call_that_refuses() {
 fn on_refuse_has_the_transport_to_itself_once() {
     let (transport, closed) = transport();
     let mut kept = Vec::new();
-    let result = full().inbound().try_admit_with(transport, |transport, error| {
+    let result = full().inbound().try_govern_or_else(transport, |transport, error| {
         assert_eq!(closed.get(), 0);
         assert_eq!(error.refused().unwrap().scope(), Scope::System);
         assert_eq!(error.refused().unwrap().resource(), Resource::Connections);
@@ -61,7 +61,7 @@ fn a_name_that_is_too_long_closes_too() {
     ] {
         let (transport, closed) = transport();
         let calls = Cell::new(0);
-        let result = admission.try_admit_with(transport, |_, error| {
+        let result = admission.try_govern_or_else(transport, |_, error| {
             calls.set(calls.get() + 1);
             assert!(matches!(error, AdmitError::NameTooLong(name) if name.len() == 65));
         });
@@ -77,7 +77,7 @@ fn an_admitted_transport_comes_back_untouched() {
     let governor = Governor::unlimited();
     let admission = governor.inbound();
     let (guard, transport) = admission
-        .try_admit_with(transport, |_, _| panic!("nothing was refused"))
+        .try_govern_or_else(transport, |_, _| panic!("nothing was refused"))
         .unwrap_or_else(|error| panic!("{error}"))
         .into_parts();
     assert_eq!(closed.get(), 0);
@@ -92,7 +92,7 @@ fn an_admitted_transport_comes_back_untouched() {
 fn a_refused_weight_closes_and_leaves_no_charge() {
     let governor = governor(Limits::unlimited().transient(scope().memory(100)));
     let (transport, closed) = transport();
-    assert!(governor.inbound().weight(101).try_admit_with(transport, |_, _| ()).is_err());
+    assert!(governor.inbound().weight(101).try_govern_or_else(transport, |_, _| ()).is_err());
     assert_eq!(closed.get(), 1);
     common::assert_nothing_left(&governor);
 }
@@ -102,7 +102,7 @@ fn a_panic_in_on_refuse_closes_too() {
     let (transport, closed) = transport();
     let governor = full();
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = governor.inbound().try_admit_with(transport, |_, _| {
+        let _ = governor.inbound().try_govern_or_else(transport, |_, _| {
             std::panic::resume_unwind(Box::new("refused"));
         });
     }));

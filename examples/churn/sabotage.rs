@@ -69,7 +69,7 @@ impl Sabotaged {
         socket: TcpStream,
     ) -> Option<(GovernedConnection, TcpStream)> {
         let admission = self.governed.governor().inbound().remote(remote).class(door.class());
-        let admitted = admission.try_admit_with(socket, |socket, _| hide(&self.hidden, socket));
+        let admitted = admission.try_govern_or_else(socket, |socket, _| hide(&self.hidden, socket));
         let (guard, socket) = admitted.ok()?.into_parts();
         Some((GovernedConnection::new(guard), socket))
     }

@@ -145,9 +145,9 @@ fn list(words: impl Iterator<Item = String>) -> String {
 }
 
 fn limit(resource: Resource, limit: Limit) -> String {
-    match (resource, limit) {
-        (Resource::Memory, Limit::Max(bytes)) => mib(bytes),
-        _ => limit.to_string(),
+    match limit {
+        Limit::Max(bytes) if resource.is_bytes() => mib(bytes),
+        limit => limit.to_string(),
     }
 }
 

@@ -8,48 +8,48 @@ use crate::limit::Limit;
 use crate::priority::Priority;
 use crate::try_box::OutOfMemory;
 
-/// A level of the scope tree that can refuse a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Scope {
-    /// Everything the governor governs.
-    System,
-    /// All connections whose peer is not known yet.
-    Transient,
-    /// Everything that only the allow list admitted.
-    AllowlistedSystem,
-    /// Of that, all connections whose peer is not known yet.
-    AllowlistedTransient,
-    /// Inbound connections from one prefix of addresses.
-    Subnet,
-    /// All connections of one peer.
-    Peer,
-    /// All connections and streams of one class: a listener, a protocol, a service.
-    Class,
-    /// One peer's part of one class.
-    ClassPeer,
-    /// One connection.
-    Connection,
-    /// One stream.
-    Stream,
-    /// The arena, which bounds the memory it maps.
-    Arena,
+/// Declares an enum, and an `ALL` that holds every variant in the order of their declaration.
+macro_rules! listed {
+    ($(#[$about:meta])* pub enum $name:ident { $($(#[$says:meta])* $variant:ident,)+ }) => {
+        $(#[$about])*
+        pub enum $name {
+            $($(#[$says])* $variant,)+
+        }
+
+        impl $name {
+            pub(crate) const ALL: [Self; [$(Self::$variant),+].len()] = [$(Self::$variant),+];
+        }
+    };
 }
 
-impl Scope {
-    pub(crate) const ALL: [Self; 11] = [
-        Self::System,
-        Self::Transient,
-        Self::AllowlistedSystem,
-        Self::AllowlistedTransient,
-        Self::Subnet,
-        Self::Peer,
-        Self::Class,
-        Self::ClassPeer,
-        Self::Connection,
-        Self::Stream,
-        Self::Arena,
-    ];
+listed! {
+    /// A level of the scope tree that can refuse a request.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[non_exhaustive]
+    pub enum Scope {
+        /// Everything the governor governs.
+        System,
+        /// All connections whose peer is not known yet.
+        Transient,
+        /// Everything that only the allow list admitted.
+        AllowlistedSystem,
+        /// Of that, all connections whose peer is not known yet.
+        AllowlistedTransient,
+        /// Inbound connections from one prefix of addresses.
+        Subnet,
+        /// All connections of one peer.
+        Peer,
+        /// All connections and streams of one class: a listener, a protocol, a service.
+        Class,
+        /// One peer's part of one class.
+        ClassPeer,
+        /// One connection.
+        Connection,
+        /// One stream.
+        Stream,
+        /// The arena, which bounds the memory it maps.
+        Arena,
+    }
 }
 
 impl fmt::Display for Scope {
@@ -70,39 +70,42 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Something a scope has a limit for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Resource {
-    /// Bytes of leased, cached and reserved memory.
-    Memory,
-    /// Connections, whichever side opened them.
-    Connections,
-    /// Connections that the remote side opened.
-    ConnectionsInbound,
-    /// Connections that this side opened.
-    ConnectionsOutbound,
-    /// Streams, whichever side opened them.
-    Streams,
-    /// Streams that the remote side opened.
-    StreamsInbound,
-    /// Streams that this side opened.
-    StreamsOutbound,
-    /// File descriptors.
-    Fds,
+listed! {
+    /// Something a scope has a limit for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[non_exhaustive]
+    pub enum Resource {
+        /// Bytes of leased, cached and reserved memory.
+        Memory,
+        /// Connections, whichever side opened them.
+        Connections,
+        /// Connections that the remote side opened.
+        ConnectionsInbound,
+        /// Connections that this side opened.
+        ConnectionsOutbound,
+        /// Streams, whichever side opened them.
+        Streams,
+        /// Streams that the remote side opened.
+        StreamsInbound,
+        /// Streams that this side opened.
+        StreamsOutbound,
+        /// File descriptors.
+        Fds,
+    }
 }
 
 impl Resource {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Memory,
-        Self::Connections,
-        Self::ConnectionsInbound,
-        Self::ConnectionsOutbound,
-        Self::Streams,
-        Self::StreamsInbound,
-        Self::StreamsOutbound,
-        Self::Fds,
-    ];
+    /// Whether it is measured in bytes. The other resources are counted.
+    ///
+    /// ```
+    /// use leasehold::Resource;
+    ///
+    /// assert!(Resource::Memory.is_bytes());
+    /// assert!(!Resource::Streams.is_bytes());
+    /// ```
+    pub const fn is_bytes(self) -> bool {
+        matches!(self, Resource::Memory)
+    }
 }
 
 impl fmt::Display for Resource {
@@ -120,22 +123,20 @@ impl fmt::Display for Resource {
     }
 }
 
-/// Why a request was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Reason {
-    /// Granting it would have exceeded the limit.
-    Limit,
-    /// The limit is [`Limit::Blocked`]: nothing of the kind is ever granted.
-    Blocked,
-    /// Too many came in too short a time.
-    Rate,
-    /// The operating system had no memory to map.
-    OutOfMemory,
-}
-
-impl Reason {
-    pub(crate) const ALL: [Self; 4] = [Self::Limit, Self::Blocked, Self::Rate, Self::OutOfMemory];
+listed! {
+    /// Why a request was refused.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    #[non_exhaustive]
+    pub enum Reason {
+        /// Granting it would have exceeded the limit.
+        Limit,
+        /// The limit is [`Limit::Blocked`]: nothing of the kind is ever granted.
+        Blocked,
+        /// Too many came in too short a time.
+        Rate,
+        /// The operating system had no memory to map, or there was none for book-keeping.
+        OutOfMemory,
+    }
 }
 
 /// A request that was refused, with the numbers at the instant of the refusal.
@@ -306,6 +307,7 @@ impl Refused {
             Limit::Blocked => 0,
             Limit::Max(max) => self.priority.share_of(max),
         };
+        // Idle blocks are memory: that they come back makes no room for anything else.
         let may_fit = self.resource == Resource::Memory && requested <= share;
         may_fit.then(|| self.in_use.saturating_add(requested).saturating_sub(share))
     }
@@ -378,10 +380,7 @@ pub(crate) struct Unit(pub(crate) Resource);
 
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Resource::Memory => f.write_str("bytes of memory"),
-            counted => counted.fmt(f),
-        }
+        if self.0.is_bytes() { write!(f, "bytes of {}", self.0) } else { self.0.fmt(f) }
     }
 }
 

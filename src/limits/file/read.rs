@@ -54,7 +54,7 @@ impl Reader<'_> {
             "allow" => file.patch.allow = reader.allow(&entry.value),
             key => match SCOPE_SECTIONS.iter().position(|section| *section == key) {
                 Some(scope) => file.patch.scopes[scope] = reader.scope(&entry.value),
-                None => reader.unknown_key(&TOP),
+                None => reader.unknown_key(TOP),
             },
         });
         file
@@ -154,7 +154,7 @@ impl Reader<'_> {
                 patch.networks =
                     reader.named(value, parse_network, ToString::to_string, Self::prefix);
             }
-            _ => reader.unknown_key(&SUBNETS),
+            _ => reader.unknown_key(SUBNETS),
         });
     }
 
@@ -171,7 +171,7 @@ impl Reader<'_> {
             }
             "rate" => interval = reader.interval(&entry.value),
             "burst" => burst = reader.burst(&entry.value),
-            _ => reader.unknown_key(&PREFIX),
+            _ => reader.unknown_key(PREFIX),
         });
         // Whether a rate that is wrong needs a burst is not known.
         match (value.entry("rate"), value.entry("burst")) {
@@ -214,7 +214,7 @@ impl Reader<'_> {
     }
 
     fn limit(&mut self, resource: Resource, value: &Value) -> Option<Limit> {
-        let is_size = resource == Resource::Memory;
+        let is_size = resource.is_bytes();
         let expected = if is_size { SIZE_LIMIT } else { COUNT_LIMIT };
         let limit = match value {
             Value::Integer(number) => number_of(*number).map(Limit::Max),
@@ -291,7 +291,7 @@ impl Reader<'_> {
                 let expected = "the key of a peer as text";
                 peer = reader.found(in_text(&entry.value, expected, parse_peer));
             }
-            _ => reader.unknown_key(&RULE),
+            _ => reader.unknown_key(RULE),
         });
         let names_none = RULE.iter().all(|key| value.entry(key).is_none());
         if names_none && matches!(value, Value::Table(_)) {

@@ -9,7 +9,7 @@ use crate::limit::Limit;
 macro_rules! scope_sections {
     ($($scope:ident)+; besides $($other:ident)+) => {
         /// Every key of a file outside its sections, and every section.
-        pub(super) const TOP: [&str; 18] = [
+        pub(super) const TOP: &[&str] = &[
             "node_type",
             "budget",
             "fds",
@@ -23,7 +23,7 @@ macro_rules! scope_sections {
         ];
 
         /// The sections that are the limits of one scope.
-        pub(super) const SCOPE_SECTIONS: [&str; 9] = [$(stringify!($scope)),+];
+        pub(super) const SCOPE_SECTIONS: &[&str] = &[$(stringify!($scope)),+];
 
         /// The limits that the [`SCOPE_SECTIONS`] stand for.
         pub(super) fn scopes(limits: &Limits) -> [&ScopeLimits; SCOPE_SECTIONS.len()] {
@@ -65,13 +65,13 @@ pub(super) const RESOURCES: [&str; Resource::ALL.len()] = [
 ];
 
 /// The sections in `subnets`.
-pub(super) const SUBNETS: [&str; 3] = ["ipv4", "ipv6", "networks"];
+pub(super) const SUBNETS: &[&str] = &["ipv4", "ipv6", "networks"];
 
 /// The keys of one prefix or network.
-pub(super) const PREFIX: [&str; 3] = ["connections", "rate", "burst"];
+pub(super) const PREFIX: &[&str] = &["connections", "rate", "burst"];
 
 /// The keys of one rule of the allow list.
-pub(super) const RULE: [&str; 2] = ["network", "peer"];
+pub(super) const RULE: &[&str] = &["network", "peer"];
 
 /// What `observe` can list, in the order of [`Scope`]: all but the arena at its end, which has no
 /// choice of its own.
@@ -121,13 +121,14 @@ mod tests {
         let mut limits = Limits::unlimited();
         for (n, scope) in scopes_mut(&mut limits).into_iter().enumerate() {
             for (m, resource) in Resource::ALL.into_iter().enumerate() {
-                *limit_mut(scope, resource) = Limit::Max((n * 8 + m) as u64);
+                *limit_mut(scope, resource) = Limit::Max((n * Resource::ALL.len() + m) as u64);
             }
         }
         let numbers: Vec<_> = scopes(&limits)
             .into_iter()
             .flat_map(|scope| Resource::ALL.map(|resource| scope.of(resource)))
             .collect();
-        assert_eq!(numbers, (0..72).map(Limit::Max).collect::<Vec<_>>());
+        let all = (SCOPE_SECTIONS.len() * Resource::ALL.len()) as u64;
+        assert_eq!(numbers, (0..all).map(Limit::Max).collect::<Vec<_>>());
     }
 }

@@ -24,8 +24,8 @@ impl Serialize for Limits {
 /// The complete limits. Values stand before tables, as TOML needs it.
 fn tree(limits: &Limits) -> Value {
     let mut top = vec![entry("observe", observe(limits.observe))];
-    for (name, scope) in SCOPE_SECTIONS.into_iter().zip(scopes(limits)) {
-        top.push(entry(name, limits_of(scope, |_| true)));
+    for (name, scope) in SCOPE_SECTIONS.iter().zip(scopes(limits)) {
+        top.push(entry(*name, limits_of(scope, |_| true)));
     }
 
     let peers = differences(&limits.peers, format_peer, &limits.peer);
@@ -116,7 +116,7 @@ fn rule(rule: &AllowRule) -> Node {
 
 fn limit(resource: Resource, limit: Limit) -> Value {
     match limit {
-        Limit::Max(bytes) if resource == Resource::Memory => match size::format(bytes) {
+        Limit::Max(bytes) if resource.is_bytes() => match size::format(bytes) {
             Some(size) => Value::Text(size),
             None if i64::try_from(bytes).is_err() => Value::Text(format!("{bytes} B")),
             None => Value::Integer(bytes.into()),
