@@ -51,9 +51,9 @@ impl std::error::Error for Revoked {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LeaseError {
-    /// A limit is reached; the same request may be granted later.
+    /// A limit is reached, or the system has no memory; the same request may be granted later.
     Refused(Refused),
-    /// The request exceeds a limit all by itself; waiting is no use.
+    /// The request exceeds a limit even with nothing else in use; waiting is no use.
     NeverFits(Refused),
     /// The connection is closed.
     Closed,
@@ -136,14 +136,14 @@ impl From<Infallible> for NameTooLong {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AdmitError {
-    /// A limit is reached.
+    /// A limit is reached, or the system has no memory.
     Refused(Refused),
     /// The peer key, class name or opaque source is too long.
     NameTooLong(NameTooLong),
 }
 
 impl AdmitError {
-    /// The refusal and its numbers, if a limit was the cause.
+    /// The refusal and its numbers, if it was refused.
     pub fn refused(&self) -> Option<&Refused> {
         match self {
             AdmitError::Refused(refused) => Some(refused),
@@ -193,7 +193,7 @@ pub enum BindError {
 }
 
 impl BindError {
-    /// The refusal and its numbers, if a limit was the cause.
+    /// The refusal and its numbers, if it was refused.
     pub fn refused(&self) -> Option<&Refused> {
         match self {
             BindError::Refused(refused) => Some(refused),

@@ -45,7 +45,9 @@ impl Governor {
     ///
     /// # Errors
     ///
-    /// If the limits name a class by a name that is too long.
+    /// If a class's name in the limits is too long ([`ConfigError::NameTooLong`]), too many are named
+    /// ([`ConfigError::ClassNames`]), or a prefix is longer than an address
+    /// ([`ConfigError::PrefixLength`]).
     pub fn new(limits: Limits) -> Result<Self, ConfigError> {
         Self::builder().limits(limits).build()
     }
@@ -121,8 +123,7 @@ impl Governor {
     ///
     /// # Errors
     ///
-    /// If they are none that a governor could be [built](GovernorBuilder::build) with. The old ones
-    /// stay in force then.
+    /// As [`new`](Self::new). The old limits stay in force then.
     pub fn set_limits(&self, limits: Limits) -> Result<(), ConfigError> {
         limits.validate()?;
         self.shared.set_limits(limits);
@@ -155,11 +156,20 @@ impl Governor {
         self.shared.tree.should_validate(address, self.shared.read_clock())
     }
 
-    /// Does periodic work: advances the coarse clock by which leases and connections age, gives back the
-    /// idle blocks of each connection that it has not leased from since the call before, and what the
-    /// limits by subnet no longer need. Call it about once a second. It locks each connection that keeps
-    /// idle blocks for a moment. For ten seconds after a call connections may keep more than 16 idle
-    /// blocks of a size.
+    /// Does periodic work; call it about once a second. It
+    ///
+    /// - advances the coarse clock by which leases and connections age;
+    /// - gives back the idle blocks of each magazine (eight blocks of one size) from which its connection
+    ///   leased nothing since the call before. Each connection that may keep idle blocks is locked for a
+    ///   moment;
+    /// - gives back what the limits by subnet no longer need.
+    ///
+    /// How much a connection keeps idle depends on these calls. Without any, it keeps at most 16 idle
+    /// blocks of a size: those in its first magazine, and in one further. For ten seconds after a call
+    /// it may begin to keep blocks in any number of further ones. Later it begins to only while none of
+    /// that size has any; but those that have some keep them, and what is returned to them too, until
+    /// the next call, until a request needs the room, or until [`trim`](ConnectionHandle::trim) or the
+    /// close.
     pub fn maintain(&self) {
         self.shared.maintain();
     }
@@ -221,8 +231,8 @@ impl GovernorBuilder {
     ///
     /// # Errors
     ///
-    /// If the size classes are not as [`size_classes`](Self::size_classes) says, or a class's name
-    /// is too long.
+    /// If the size classes are not as [`size_classes`](Self::size_classes) says, or the limits are none
+    /// that [`Governor::new`] takes.
     pub fn build(self) -> Result<Governor, ConfigError> {
         let Self { limits, classes, zero_on_return, fragmentation_bytes, clock } = self;
         limits.validate()?;

@@ -1,14 +1,15 @@
-//! The ends of what can be configured. They lie below everything else, since errors name them too.
+//! The least and the most that can be configured. They lie below everything else, since errors name
+//! them too.
 
 use std::time::Duration;
 
 /// The longest peer key, class name or opaque source, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;
 
-/// The most size classes a governor can have. Each costs every connection 40 bytes.
+/// The most size classes a governor can have. A connection's record has a magazine for each, of 40 bytes.
 #[cfg(not(leasehold_loom))]
 pub const MAX_SIZE_CLASSES: usize = 5;
-/// The most size classes a governor can have. Each costs every connection 40 bytes.
+/// The most size classes a governor can have. A connection's record has a magazine for each, of 40 bytes.
 #[cfg(leasehold_loom)]
 pub const MAX_SIZE_CLASSES: usize = 2;
 /// The smallest block, in bytes.

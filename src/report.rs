@@ -1,4 +1,4 @@
-//! What can be seen from outside: plain data, read at one instant.
+//! What can be seen from outside, as plain data.
 
 use std::panic::Location;
 use std::time::Duration;
@@ -21,7 +21,8 @@ pub struct Reclaimed {
     pub reserved_bytes: u64,
     /// Streams.
     pub streams: u64,
-    /// Still out: blocks that are pinned or borrowed at this moment. They come back at the unpin.
+    /// Still out: blocks that are pinned or borrowed at this moment. They come back at the unpin, or as
+    /// the borrowed lease drops.
     pub pinned_bytes: u64,
     /// Still out: blocks that live on as `Bytes`. They come back when the last clone drops.
     pub detached_bytes: u64,
@@ -94,7 +95,7 @@ pub struct ScopeRow {
     pub limits: ScopeLimits,
 }
 
-/// One connection that is open, or closed with memory still out.
+/// One connection that is open, or that is closed while its guard is alive or memory is still out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionRow {
@@ -164,10 +165,10 @@ pub struct Totals {
     pub connections: u64,
 }
 
-/// A governor at (almost) one instant.
+/// A governor, as [`Governor::snapshot`](crate::Governor::snapshot) reads it.
 ///
-/// Each row is read atomically; rows are read one after another, so that a snapshot never stops
-/// the world. At rest all of it adds up: `arena.in_use_bytes` is `totals.cached_bytes +
+/// Each row is what was true at one instant; rows are read one after another, so that a snapshot never
+/// stops the world. At rest all of it adds up: `arena.in_use_bytes` is `totals.cached_bytes +
 /// totals.outstanding_bytes`, the memory of both systems is `arena.in_use_bytes +
 /// totals.reserved_bytes`, and `totals.leased_bytes - totals.returned_bytes` is
 /// `totals.outstanding_bytes`.
@@ -175,8 +176,8 @@ pub struct Totals {
 #[non_exhaustive]
 pub struct Snapshot {
     /// The scopes in use, and the four that always exist, in the order of [`Scope`], then by class
-    /// and peer: those of the system, peers with a connection, classes with a connection or a
-    /// stream, and each peer's part of each class.
+    /// and peer. In use are a peer with a connection, or with memory that outlived one; a class with a
+    /// connection, or with a stream or memory of one; and a peer's part of such a class.
     pub scopes: Vec<ScopeRow>,
     /// Connections, by id.
     pub connections: Vec<ConnectionRow>,

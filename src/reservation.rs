@@ -12,8 +12,8 @@ use crate::sync::Arc;
 /// Bytes charged to a connection and every scope above it, until this drops.
 ///
 /// When the connection closes its reservations are off every scope; this value then returns
-/// [`LeaseError::Closed`] and its drop changes nothing. Costs the connection's mutex and one short
-/// lock for each scope, once to make and once to drop.
+/// [`LeaseError::Closed`] and its drop changes nothing. To make it, to resize it and to drop it each
+/// takes the connection's mutex and, for a moment, the one lock of all scopes.
 ///
 /// ```
 /// use leasehold::{Governor, Limits, ScopeLimits};

@@ -17,8 +17,10 @@ use crate::sync::Arc;
 /// A stream, counted until this drops.
 ///
 /// Its leases and reservations are charged to the stream's memory limit first, then to the
-/// connection's and those above. They may outlive the stream; they cannot outlive the connection.
-/// When the connection closes the stream is off every scope and returns [`LeaseError::Closed`].
+/// connection's and those above. They may outlive the stream. When the connection closes they are
+/// taken back like any others of it, and the stream returns [`LeaseError::Closed`]. The stream's count
+/// goes with this value or with the connection's guard, whichever drops first: a close from outside
+/// leaves it.
 ///
 /// ```
 /// use leasehold::{Direction, Governor, Limits, Scope, ScopeLimits};

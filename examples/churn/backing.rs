@@ -13,9 +13,9 @@ use crate::server::Hoard;
 /// A listener of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
-    /// Takes everybody.
+    /// Takes every client.
     Public,
-    /// Is being phased out and takes nobody, if there is someone to enforce it.
+    /// Is being phased out: a governor refuses every client here.
     Retired,
 }
 
@@ -66,7 +66,7 @@ pub trait Connection: Send + Sync + 'static {
         Self: 'c;
     /// A buffer that may sit in the hoard for ever.
     type Kept: Kept;
-    /// Memory that someone else allocates.
+    /// Memory that other code allocates.
     type Window: Send;
 
     /// What the server keeps to refer to the connection.
@@ -97,7 +97,7 @@ pub trait Connection: Send + Sync + 'static {
 
 /// Refers to a connection, and must not keep it alive.
 pub trait Handle: Send + Sync + 'static {
-    /// Whether it answers that its connection is closed.
+    /// Whether it says that its connection is closed.
     fn is_closed(&self) -> bool;
 }
 
@@ -158,7 +158,7 @@ impl fmt::Display for Orphans {
 /// What is left when nothing should be.
 #[derive(Clone, Debug, Default)]
 pub struct Audit {
-    /// Orphans by the place they come from. `None` if nobody keeps track of them.
+    /// Orphans by the place they come from. `None` if they are not tracked.
     pub orphans: Option<Vec<Orphans>>,
     /// Refusals of the kinds in the plan.
     pub refusals: Refusals,

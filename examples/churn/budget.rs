@@ -2,7 +2,7 @@
 //!
 //! Refusals must equal the plan exactly, whatever the timing. So every limit is at least what the
 //! plan's clients can use *at most*, all at once, and those that are meant to be refused ask for
-//! more than a limit allows even when nobody else is there.
+//! more than a limit allows even when no other client is there.
 
 use std::time::Duration;
 

@@ -422,7 +422,7 @@ impl Conversation {
     /// Waits until the server closes, and accepts nothing else from it.
     async fn until_closed(&mut self, patience: Duration) -> io::Result<()> {
         match within(patience, "the server to close", self.socket.read_u8()).await {
-            Ok(byte) => Err(unexpected(format!("byte {byte} that nobody asked for"))),
+            Ok(byte) => Err(unexpected(format!("byte {byte}, which the client did not ask for"))),
             Err(error) if wire::is_cut(&error) => Ok(()),
             Err(error) => Err(error),
         }

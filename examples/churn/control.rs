@@ -1,4 +1,5 @@
-//! Memory without a governor: nobody is refused, and a buffer lives as long as someone holds it.
+//! Memory without a governor: no client is refused, and a buffer lives as long as a value refers to
+//! it.
 //!
 //! This is how such a server is usually written. The counters are here only so that the table can
 //! show both runs in the same terms.

@@ -43,7 +43,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Puts together what everybody knows when a run is over.
+    /// Puts together what was counted, when a run is over.
     pub fn new<B: Backing>(
         progress: Progress,
         tally: Tally,

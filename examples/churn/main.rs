@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `main` | the two runs, one process each |
 //! | `cli` | arguments, and which of them make sense here |
-//! | `budget` | the limits, and why nobody well-behaved can meet them |
+//! | `budget` | the limits, and why no well-behaved client can meet them |
 //! | `plan` | who will do what: a function of the seed |
 //! | `wire` | the protocol, and the bytes in the frames |
 //! | `client` | doing what the plan says, and checking every byte |
@@ -107,7 +107,7 @@ fn verdict(broken: &[String], json: bool) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if !json {
-        println!("Every promise held: all that was leased is back, whoever still holds a handle.");
+        println!("Every promise held: all that was leased is back, although handles are still kept.");
     }
     ExitCode::SUCCESS
 }

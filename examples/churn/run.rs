@@ -93,7 +93,7 @@ async fn wave<B: Backing>(
     visits: &[Visit],
     progress: &mut Progress,
 ) {
-    let (busy, mut nobody_busy) = Busy::new();
+    let (busy, mut all_done) = Busy::new();
     let mut clients = JoinSet::new();
     for &visit in visits {
         progress.expected.add(&visit);
@@ -101,7 +101,7 @@ async fn wave<B: Backing>(
         clients.spawn(async move { client::visit(&network, visit, busy).await });
     }
     drop(busy);
-    let _ended = nobody_busy.recv().await;
+    let _ended = all_done.recv().await;
 
     let opened = network.opened();
     if timeout(PATIENCE, server.accepted(opened)).await.is_err() {

@@ -74,12 +74,12 @@ pub struct Tally {
     pub revoked: u64,
 }
 
-/// What the hoard holds when everybody has gone.
+/// What the hoard holds when all clients have gone.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HoardReport {
     /// Objects of connections.
     pub objects: u64,
-    /// Handles that do not answer that their connection is closed.
+    /// Handles that do not say that their connection is closed.
     pub open_handles: u64,
     /// Buffers.
     pub buffers: u64,
@@ -163,7 +163,7 @@ impl<B: Backing> Server<B> {
     }
 }
 
-/// A server that serves nobody any more, and still has its hoard.
+/// A server that serves no client any more, and still has its hoard.
 pub struct Stopped<B: Backing> {
     shared: Arc<Shared<B>>,
     /// Why a listener ended before its time.
@@ -205,7 +205,7 @@ fn listen(backlog: u32) -> io::Result<TcpListener> {
     socket.listen(backlog)
 }
 
-/// Takes in everybody who comes to one listener. Ends only with an error of the listener itself.
+/// Takes in every client of one listener. Ends only with an error of the listener itself.
 async fn accept<B: Backing>(
     shared: Arc<Shared<B>>,
     listener: TcpListener,
@@ -236,7 +236,7 @@ async fn accept<B: Backing>(
     }
 }
 
-/// Serves one connection to its end, whoever ends it.
+/// Serves one connection to its end, which either side may bring about.
 async fn serve<B: Backing>(
     shared: Arc<Shared<B>>,
     connection: B::Connection,

@@ -83,7 +83,7 @@ pub fn is_cut(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
-/// A payload, computed from its seed whenever it is needed, so that nobody stores it.
+/// A payload, computed from its seed whenever it is needed, so that it need not be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload {
     seed: u64,

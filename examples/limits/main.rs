@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints, unless whoever reads has read enough.
+/// Prints, unless the reader of the pipe has closed it.
 fn print(text: &str) -> io::Result<()> {
     match writeln!(io::stdout().lock(), "{text}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

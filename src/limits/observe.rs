@@ -26,6 +26,8 @@ pub struct Observe {
     scopes: u16,
 }
 
+const _: () = assert!(Scope::ALL.len() <= u16::BITS as usize);
+
 impl Observe {
     /// Every scope enforces its limits.
     pub const fn none() -> Self {
