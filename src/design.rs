@@ -1,7 +1,8 @@
 //! How the crate works and why: for changing it, and for trusting it.
 //!
 //! No code is in here. Each section ends with the files that carry it; their own module docs say more,
-//! with the diagrams and tables that belong to them.
+//! with the diagrams and tables that belong to them. `CONTRIBUTING.md` has a map of all files, and recipes
+//! for changes that touch many of them: a further limit, scope, reason or size class.
 //!
 //! # Why it exists
 //!
@@ -42,7 +43,7 @@
 //! | P5 | *No use after return*, and every block is returned once. | the compiler for borrows, the pin for the rest |
 //! | P6 | *A refusal closes* what was refused. | [`try_govern`](crate::Admission::try_govern), [`try_govern_or_else`](crate::Admission::try_govern_or_else) |
 //! | P7 | *Refusals tell the truth.* Only if the limit would really be exceeded: never because of memory that connections keep idle, nor of a charge that does not last. There are two exceptions, of [rates](#addresses) and of [crowded scopes](#idle-blocks). | no roll-back; reclaiming |
-//! | P8 | *No lost wake-up* among those who wait for room. | not built yet, see [below](#what-is-not-here-yet) |
+//! | P8 | *No lost wake-up* among requests that wait for room. | not built yet, see [below](#what-is-not-here-yet) |
 //! | P9 | *The fast path is the connection's own.* The lease of an idle block from the first magazine of its size, its pin, unpin and return take no lock and write no cache line that other connections write. On a stream too, unless it has a class of its own. | magazines; records of a cache line each |
 //! | P10 | *Idle costs little.* At most 384 bytes of book-keeping for a connection, whatever it leased before: its entry in the registry and one pending `revoked` are in this figure. Beside it at most 192 for its peer, and a table's entry for its address. Idle blocks go at maintenance, under pressure, at `trim` and at close. | the record's layout |
 //! | P11 | *Nothing about the departed.* Memory is a function of what is live, not of what ever was, nor of the peak. What rates have to remember is bounded, at 48 MiB (twice that while limits change), and forgotten once it is paid off. | scopes that exist while held; tables that shrink; sketches |
@@ -65,15 +66,21 @@
 //! | *partition* | one of two systems with a transient scope each: ordinary, or allow-listed |
 //! | *traffic class* | a scope by name: a listener, a protocol, a service. In the API just *class* |
 //! | *size class* | one of the sizes that blocks come in |
+//! | *rank* | what kind of parent a scope is: a connection has at most one of each rank |
+//! | *climb* | visit the parents of a connection, in the order in which they are asked |
 //! | *demand*, *charge*, *credit* | what is asked of a scope; putting it on the scopes; taking it off |
+//! | *tally*, *lane* | how much of everything is in use, as scopes add and subtract it; in it, the count of one resource that is not bytes |
 //! | *shortfall* | a scope that has no room for a demand, and what is missing |
+//! | *curable* | of a shortfall: idle blocks could make up for it |
+//! | *hold* | of a scope: count one more holder, without which it goes. Of a lease: how it has its block (`Hold`: borrowed, owned, pinned, detached) |
 //! | *lease* | a block, or a mapping of its own, for a time: borrowed, owned, pinned or detached |
 //! | *reservation* | a charge for bytes that other code allocates |
 //! | *block*, *slab*, *arena* | one buffer; the 1 MiB that it is cut from; all slabs |
-//! | *slot*, *magazine* | a place for one block; eight of them with one word of state |
+//! | *slot*, *magazine* | a place for one block; eight of them with one word of state. In the registry a slot is a place for one record |
 //! | *first*, *extra magazine* | in the record itself, one for each size class; made on demand |
 //! | *depot* | the extra magazines of one connection |
 //! | *stocked*, *slow* | has idle blocks to lease; sends leases and returns to the mutex |
+//! | *fold* | add the leases and returns that a magazine's word counts to the governor's totals, and start from zero |
 //! | *large lease* | larger than every size class: a mapping of its own, in a slot of an extra magazine |
 //! | *idle*, *cached* | a block in a magazine that no lease has: charged, and ready to be leased. Reports say *cached* |
 //! | *cacheable* | of a scope's memory, what lies in blocks that could be idle |
@@ -82,14 +89,18 @@
 //! | *straggler* | a lease that was out when its connection closed, until it drops |
 //! | *orphan* | a block that outlives its connection's guard, as reports show it |
 //! | *member* | a connection that a scope lists as one that may keep idle blocks |
-//! | *sweep*, *reclaim* | take one member's idle blocks; sweep members until a request fits |
+//! | *flush* | take idle blocks out of magazines, and give them to the arena |
+//! | *sweep*, *reclaim* | flush one member and strike it from the lists; sweep members until a request fits |
+//! | *settle* | of the arena: give back to the system what was set aside for that, with no lock held |
 //! | *attempt* | one try at a request under the locks |
 //! | *ledger* | the connection's side of what is charged |
+//! | *keep* | the record's reference to itself, from the first lease until the guard is gone and no straggler is left |
 //! | *account* | the word that says what one stream holds |
 //! | *visit* | a connection at the door, compared with the limits of its address |
 //! | *generation* | of limits: rises with every change. Of a sketch: its cells at one size |
 //! | *leftovers* | what has to be dropped once a lock is free |
 //! | *site*, *tick* | the line that leased; a step of 100 ms of the coarse clock |
+//! | *note* | site and tick, in the record of a block or beside a large mapping |
 //!
 //! # The tree
 //!
@@ -101,7 +112,7 @@
 //!
 //! **Why one lock.** Every charge ends in a system scope, so whatever locks are below it, no two charges
 //! run at once. What is done under it is a few comparisons and additions of vectors. No memory is mapped,
-//! no waker woken, and a table that grows is one of 64 parts. What takes longer is done in pieces, with the
+//! no waker woken, and a table that grows is one of 256 parts. What takes longer is done in pieces, with the
 //! lock let go in between: a snapshot reads part by part (each row is one moment's, and the sums agree
 //! when nothing runs), a guard leaves the classes of its streams 64 at a time, and limits take the forms
 //! [below](#limits).
@@ -112,7 +123,7 @@
 //! cores: a scope counts its holders under the lock, and is found by reference without comparing keys.
 //!
 //! **Holders.** The scope of a peer, of a class, and of a peer's part of a class exists while something
-//! holds it; the last release takes it out of its table. There is no sweeper because there is no residue.
+//! holds it; the last release takes it out of its table, so nothing has to look for scopes without use.
 //! (An entry per peer that is never removed is a slow leak that the peers control:
 //! libp2p-connection-limits 0.7.0 grows by about 204 bytes for each distinct peer, 22.7 MB after 111,000 of
 //! them.) A class that the limits do not name has the default limits, and a scope of its own like any
@@ -123,7 +134,7 @@
 //! class whose `Bytes` are forgotten somewhere does not lock its own next connections out, and
 //! connections that never finish a handshake cannot fill the transient scope for good.
 //!
-//! **The allow list** has its say after the ordinary scopes, subnets and rates have refused and no idle
+//! **The allow list** is asked after the ordinary scopes, subnets and rates have refused and no idle
 //! memory is left to reclaim. Then the connection moves to the other partition, which is limited too: on
 //! admission, but also later, when it asks for memory that the ordinary system or transient scope does not
 //! have. A rule for a peer in a network lets connections from there in while their peer is not known; a
@@ -131,7 +142,7 @@
 //! on, or is refused.
 //!
 //! Files: `scope.rs`, `scope/scopes.rs` (charge, move, depart), `scope/nodes.rs` (the way up),
-//! `scope/demand.rs` (the one comparison), `usage.rs`.
+//! `scope/demand.rs` (what is asked, compared with a limit), `usage.rs`.
 //!
 //! # Limits
 //!
@@ -150,7 +161,10 @@
 //!
 //! **In force.** The tree keeps the limits of the scopes that always exist as *ceilings*: a vector like the
 //! one that counts use, so that the check is a few vector instructions and only a refusal looks up
-//! which limit it was. `set_limits` replaces the limits under the lock and counts one more *generation*. A
+//! which limit it was. This comparison, `Ceilings::check`, decides for every scope. The fast lease on a stream
+//! compares with a copy of the stream's memory limit first; it refuses nothing, and where that leaves no room
+//! it goes the slow way, to the comparison that decides. What is not a scope has limits of its own kind: addresses in `subnet/`,
+//! what is resident in `arena/books.rs`. `set_limits` replaces the limits under the lock and counts one more *generation*. A
 //! peer's or a class's scope remembers the generation that its limits are from, and looks them up anew when
 //! it is next used: so the change is one step for the whole tree, however many scopes there are.
 //! Counts of prefixes that the new limits have and the old had not are made in pieces before that step.
@@ -220,11 +234,12 @@
 //! both sides or neither.
 //!
 //! **Attempts.** What must not be done under a lock is done between two tries. An *attempt* runs under
-//! the locks and succeeds, or says what stopped it (`Stop`): a limit, the close, a slab or a mapping to be
-//! made, idle blocks in the way in some scope. The first two are final. The others are cured with no lock
-//! held, and the next attempt begins anew. It ends: a mapping hands its first block to the request that asked
-//! for it, and while a request reclaims from a scope the list of those to be swept only shrinks. This is
-//! the whole ladder of failure: `Shortfall` in the tree, `Stop` in an attempt, the public error.
+//! the locks and succeeds, or says what stopped it (`Stop`). Final are a refusal (by a limit, or because there
+//! is no memory), the close, and a bind of what is bound. The others are cured with no lock held, and the next
+//! attempt begins anew: a slab to be mapped, a large mapping to be made, the clock to be read, idle blocks in
+//! the way in some scope. It ends: a mapping hands its first block to the request that asked for it, the time is
+//! read once, and while a request reclaims from a scope the list of those to be swept only shrinks. This is the
+//! whole ladder of failure: `Shortfall` in the tree, `Stop` in an attempt, the public error.
 //!
 //! **More than eight.** Beyond the first magazine a lease is a slot of an *extra* one: the same word, the
 //! same states. A connection's extra magazines of one size stand in a row, those without an idle block first
@@ -262,8 +277,10 @@
 //!
 //! - Between two calls of [`maintain`] each magazine counts its leases. One that had none gives its idle
 //!   blocks back.
-//! - While the governor is not maintained (for ten seconds), at most 16 idle blocks of a size stay with a
-//!   connection: the first magazine's, and one extra magazine's.
+//! - When the last of these calls is more than ten seconds ago, or there was none, an extra magazine becomes
+//!   stocked only if no other of its size is. So without maintenance at most 16 idle blocks of a size stay
+//!   with a connection: the first magazine's, and one extra magazine's. Magazines that were stocked before stay
+//!   so, and take returns, until maintenance, a sweep, `trim` or the close.
 //! - `trim` gives all back at once, and so does a close. Limits that are set with memory `Blocked` in some
 //!   scope take those of all connections.
 //!
@@ -282,8 +299,8 @@
 //! Of a scope with at most 32 members step 3 is left out: they are swept in any case, until what is missing
 //! is there or none is left.
 //!
-//! A scope lists a connection when it charges a block to it and not before, and strikes it in the same
-//! step that takes its idle bytes off. A sweep is one read-modify-write for each magazine, which takes the
+//! A scope lists a connection when it charges a block to it and not before; after a sweep also when a block of
+//! it comes back to lie idle. It strikes it in the same step that takes its idle bytes off. A sweep is one read-modify-write for each magazine, which takes the
 //! idle blocks and sets *slow* together: a return that comes later goes the slow way. While a request
 //! reclaims from a scope, the scope is marked (*reclaiming*) and no connection below starts to keep blocks.
 //! The mark goes with the request, so a scope that is always full costs its leases nothing in between.
@@ -371,12 +388,15 @@
 //! # Names, sites, ages
 //!
 //! Connections are found by a serial number that is never used again and the slot of the registry to look
-//! at first, so an old id finds nothing. The registry is 16 slabs of slots; a record knows its slot. So
-//! that it follows what is live, a removal also moves records from the topmost slots down and gives memory
-//! back, a constant number at a time. Hashes of anything that a peer chooses are keyed.
+//! at first, so an old id finds nothing. The registry is 16 shards, each a vector of slots; a record knows its
+//! slot. So that a shard's memory follows what is live, a removal also moves records from the topmost slots
+//! down and gives memory back, a constant number at a time. Hashes of anything that a peer chooses are keyed.
 //!
-//! Every lease notes its caller (`#[track_caller]`, or the line that `request().site(…)` names) and the
-//! coarse tick: two plain stores in the block's record, for every lease and not for a sample. Time comes
+//! A lease notes its caller (`#[track_caller]`, or the line that `request().site(…)` names) and the
+//! coarse tick, every lease and not a sample: two plain stores in the block's record, when the lease first
+//! looks for its bytes. A borrowed lease does that as it is made, an owned one at its first pin, because a
+//! close may have taken its block before. Until then the record shows the lease before it. No report does: they
+//! name the lines of orphans, and what was not pinned a close has taken back. Time comes
 //! in through [`Clock`], which tests turn by hand; the tick is what [`maintain`], [`snapshot`] or an
 //! admission last read.
 //!
@@ -423,7 +443,7 @@
 //! | | leasehold 0.1 | go-libp2p rcmgr 0.48 | tokio `Semaphore` and `BytesMut` |
 //! |---|---|---|---|
 //! | language | Rust | Go | Rust |
-//! | hard memory budget | yes | yes | of permits; the buffers are your affair |
+//! | hard memory budget | yes | yes | of permits; the program has the buffers |
 //! | budgets for | system, transient, peer, class, each peer's part of a class, connection, stream | the same; its protocols and services are classes here | one count for each semaphore |
 //! | connections, streams, descriptors | counted | counted | – |
 //! | owns the buffers | yes | no: it knows what it is told | no |
@@ -431,7 +451,7 @@
 //! | given back by | the guard's drop, all of it | a `Done()` for each scope | each permit's drop |
 //! | takes back what other code still holds | owned leases, yes | no | no |
 //! | closes what it refuses | yes, it is given the transport | no, the caller does | no |
-//! | tells what is held, by which line, since when | of every block | no | no |
+//! | tells what is held, by which line, since when | of every connection, and of every block that outlives one | no | no |
 //! | checked by a model checker | yes | no | the semaphore is |
 //! | waits for room | not yet | no, fails at once | yes, first come first served |
 //! | priorities; allow list; limits by subnet and rate | yes | yes | no |
@@ -519,13 +539,11 @@
 //!
 //! *Tables*
 //!
-//! - **Slabs that do not compact**, for records of connections and others. Their keys come back with the
-//!   next record, and one record with a late key keeps the room of the whole peak behind it: 200,000 leases
-//!   of which one is kept held 10.6 MB.
-//! - **The crate `slab` for the registry.** It allocates inside its own `insert`, under the shard's lock, and
-//!   aborts where there is no memory.
-//! - **Connections in hash tables by serial number.** In a prototype, slabs took 17 % off an admission
-//!   with 1,000,000 connections open.
+//! - **The crate `slab`**, for records of connections and others. It does not compact: one record with a late
+//!   key keeps the room of the whole peak behind it, and 200,000 leases of which one is kept held 10.6 MB. It
+//!   also allocates inside its own `insert`, under a lock, and aborts where there is no memory.
+//! - **Connections in hash tables by serial number.** In a prototype, vectors of slots took 17 % off an
+//!   admission with 1,000,000 connections open.
 //! - **crossbeam's queues** where models look: they synchronise behind the model checker's back.
 //! - **Doubling a sketch in place**, considered and not tried. Each cell would have to be in both of
 //!   its halves, and a crowd that comes all at once would fill it with copies faster than it grows.
@@ -544,8 +562,13 @@
 //! # What is not here yet
 //!
 //! - **Waiting.** Every call returns at once. Waiters will attach to the scopes: a scope with waiters is one
-//!   that is being reclaimed from, and what was swept returns the slow way, past its lock.
-//! - **Deadlines** before a bind. They attach to [`maintain`].
+//!   that is being reclaimed from, and what was swept returns the slow way, past its lock. Scopes are not all
+//!   that a request can wait for. Each of these needs a wake-up of its own: the connection's own limit and a
+//!   stream's (no scope refuses then: `Shortfall::at` is `None`), the arena's bound, a limit by address and a
+//!   rate, limits that `set_limits` or `set_peer_limits` raises, and a bind or a move to the other partition,
+//!   after which a waiter stands below other scopes.
+//! - **Deadlines** before a bind. [`maintain`] will end what is late. Today it visits only connections that may
+//!   keep idle blocks (members), so deadlines need a list of their own.
 //! - **Exporters of metrics, adapters for transports, and a watch on the process's real memory.**
 //!
 //! Out of scope for good: authentication, bandwidth, and quotas across machines.

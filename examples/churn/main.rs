@@ -19,7 +19,7 @@
 //! | `main` | the two runs, one process each |
 //! | `cli` | arguments, and which of them make sense here |
 //! | `budget` | the limits, and why no well-behaved client can meet them |
-//! | `plan` | who will do what: a function of the seed |
+//! | `plan` | what each client will do: a function of the seed |
 //! | `wire` | the protocol, and the bytes in the frames |
 //! | `client` | doing what the plan says, and checking every byte |
 //! | `server` | the server, generic over where its memory comes from |
