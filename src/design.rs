@@ -112,8 +112,8 @@
 //!
 //! **Why one lock.** Every charge ends in a system scope, so whatever locks are below it, no two charges
 //! run at once. What is done under it is a few comparisons and additions of vectors. No memory is mapped,
-//! no waker woken, and a table that grows is one of 256 parts. What takes longer is done in pieces, with the
-//! lock let go in between: a snapshot reads part by part (each row is one moment's, and the sums agree
+//! no waker woken, and a table that grows is one of 256 parts. What takes longer is done in pieces, with
+//! the lock let go in between: a snapshot reads part by part (each row is one moment's, and the sums agree
 //! when nothing runs), a guard leaves the classes of its streams 64 at a time, and limits take the forms
 //! [below](#limits).
 //!
@@ -160,15 +160,17 @@
 //! - `check` holds every limit against those above it. Warnings, since limits may be meant that way.
 //!
 //! **In force.** The tree keeps the limits of the scopes that always exist as *ceilings*: a vector like the
-//! one that counts use, so that the check is a few vector instructions and only a refusal looks up
-//! which limit it was. This comparison, `Ceilings::check`, decides for every scope. The fast lease on a stream
-//! compares with a copy of the stream's memory limit first; it refuses nothing, and where that leaves no room
-//! it goes the slow way, to the comparison that decides. What is not a scope has limits of its own kind: addresses in `subnet/`,
-//! what is resident in `arena/books.rs`. `set_limits` replaces the limits under the lock and counts one more *generation*. A
-//! peer's or a class's scope remembers the generation that its limits are from, and looks them up anew when
-//! it is next used: so the change is one step for the whole tree, however many scopes there are.
-//! Counts of prefixes that the new limits have and the old had not are made in pieces before that step.
-//! Meanwhile all old limits hold, and each connection that comes or goes is counted for both.
+//! one that counts use, so that the check is a few vector instructions and only a refusal looks up which
+//! limit it was. `set_limits` replaces the limits under the lock and counts one more *generation*. A peer's
+//! or a class's scope remembers the generation that its limits are from, and looks them up anew when it is
+//! next used: so the change is one step for the whole tree, however many scopes there are. Counts of
+//! prefixes that the new limits have and the old had not are made in pieces before that step. Meanwhile all
+//! old limits hold, and each connection that comes or goes is counted for both.
+//!
+//! **The comparison** of a demand with a scope's limits is one function, `Ceilings::check`. Before it, a
+//! fast lease on a stream compares with a copy of the stream's memory limit; that refuses nothing, and
+//! where it finds no room the lease goes the slow way, to `check`. What is not a scope has limits of its
+//! own kind: addresses in `subnet/`, what is resident in `arena/books.rs`.
 //!
 //! **Priorities** give a request a share of each memory limit: 40, 60, 80 or all of it. The shares are of
 //! the limit and not of what is left, so the result does not depend on the order of requests. A request
@@ -233,22 +235,23 @@
 //! mutex and, in a field behind it, what has to be dropped once the mutex is free. Its `charge` changes
 //! both sides or neither.
 //!
-//! **Attempts.** What must not be done under a lock is done between two tries. An *attempt* runs under
-//! the locks and succeeds, or says what stopped it (`Stop`). Final are a refusal (by a limit, or because there
-//! is no memory), the close, and a bind of what is bound. The others are cured with no lock held, and the next
-//! attempt begins anew: a slab to be mapped, a large mapping to be made, the clock to be read, idle blocks in
-//! the way in some scope. It ends: a mapping hands its first block to the request that asked for it, the time is
-//! read once, and while a request reclaims from a scope the list of those to be swept only shrinks. This is the
-//! whole ladder of failure: `Shortfall` in the tree, `Stop` in an attempt, the public error.
+//! **Attempts.** What must not be done under a lock is done between two tries. An *attempt* runs under the
+//! locks and succeeds, or says what stopped it (`Stop`). Final are a refusal (by a limit, or because there
+//! is no memory), the close, and a bind of what is bound. The others are cured with no lock held, and the
+//! next attempt begins anew: a slab to be mapped, a large mapping to be made, the clock to be read, idle
+//! blocks in the way in some scope. It ends: a mapping hands its first block to the request that asked for
+//! it, the time is read once, and while a request reclaims from a scope the list of those to be swept only
+//! shrinks. This is the whole ladder of failure: `Shortfall` in the tree, `Stop` in an attempt, the public
+//! error.
 //!
 //! **More than eight.** Beyond the first magazine a lease is a slot of an *extra* one: the same word, the
-//! same states. A connection's extra magazines of one size stand in a row, those without an idle block first
-//! and *slow*, those with one (*stocked*) last. A lease takes from the last, in constant time and under the
-//! connection's mutex alone if the block is idle; a return to a stocked magazine takes no lock; and what
-//! looks for idle blocks walks the stocked ones only. A lease knows its slot by one pointer: the magazine's
-//! address, with the slot in its low bits. A *large lease* is the only slot of an extra magazine that is
-//! never stocked. Its mapping goes after the lock, and its charge after its mapping: the arena is never
-//! asked for room that the scopes have already. An extra magazine goes with its last block, unless a
+//! same states. A connection's extra magazines of one size stand in a row, those without an idle block
+//! first and *slow*, those with one (*stocked*) last. A lease takes from the last, in constant time and
+//! under the connection's mutex alone if the block is idle; a return to a stocked magazine takes no lock;
+//! and what looks for idle blocks walks the stocked ones only. A lease knows its slot by one pointer: the
+//! magazine's address, with the slot in its low bits. A *large lease* is the only slot of an extra magazine
+//! that is never stocked. Its mapping goes after the lock, and its charge after its mapping: the arena is
+//! never asked for room that the scopes have already. An extra magazine goes with its last block, unless a
 //! revoked lease still points to it.
 //!
 //! **What has to be allocated** for a lease, a reservation, a stream or a bind is allocated fallibly
@@ -256,19 +259,20 @@
 //! ([`Reason::OutOfMemory`](crate::Reason::OutOfMemory)). Only the `Arc` of an admission and of a
 //! stream's account may still abort the process.
 //!
-//! **A record lets go.** All connections share two values. `Hot` is 64 bytes: what a lease reads, the coarse
-//! clock and the sizes of blocks. `Shared` is the rest: arena, tree, registry. A record has both until
-//! nothing of it is charged any more, and then only `Hot`: a handle that is kept for ever keeps no
+//! **A record lets go.** All connections share two values. `Hot` is 64 bytes: what a lease reads, the
+//! coarse clock and the sizes of blocks. `Shared` is the rest: arena, tree, registry. A record has both
+//! until nothing of it is charged any more, and then only `Hot`: a handle that is kept for ever keeps no
 //! governor.
 //!
 //! **Locks** are taken in one order: connection, tree, arena. The registry's shards, the folded counters
-//! and the memory of a large lease are taken under any of these and take none; the lock that puts changes of
-//! limits in turn comes before the tree's. At most one connection's mutex is held at a time. Nothing is
-//! mapped, unmapped or woken, and no waker or record dropped, under any of them: a dropped waker can drop
-//! a task that owns a guard.
+//! and the memory of a large lease are taken under any of these and take none; the lock that puts changes
+//! of limits in turn comes before the tree's. At most one connection's mutex is held at a time. Nothing is
+//! mapped, unmapped or woken, and no waker or record dropped, under any of them: a dropped waker can drop a
+//! task that owns a guard.
 //!
 //! Files: `magazine.rs`, `connection.rs`, `connection/locked.rs`, `connection/attempt.rs`,
-//! `connection/lease.rs` (the slow way, top-down), `connection/put.rs`, `connection/depot.rs`, `try_box.rs`.
+//! `connection/lease.rs` (the slow way, top-down), `connection/put.rs`, `connection/depot.rs`,
+//! `try_box.rs`.
 //!
 //! # Idle blocks
 //!
@@ -277,10 +281,10 @@
 //!
 //! - Between two calls of [`maintain`] each magazine counts its leases. One that had none gives its idle
 //!   blocks back.
-//! - When the last of these calls is more than ten seconds ago, or there was none, an extra magazine becomes
-//!   stocked only if no other of its size is. So without maintenance at most 16 idle blocks of a size stay
-//!   with a connection: the first magazine's, and one extra magazine's. Magazines that were stocked before stay
-//!   so, and take returns, until maintenance, a sweep, `trim` or the close.
+//! - When the last of these calls is more than ten seconds ago, or there was none, an extra magazine
+//!   becomes stocked only if no other of its size is. So without maintenance at most 16 idle blocks of a
+//!   size stay with a connection: the first magazine's, and one extra magazine's. Magazines that were
+//!   stocked before stay so, and take returns, until maintenance, a sweep, `trim` or the close.
 //! - `trim` gives all back at once, and so does a close. Limits that are set with memory `Blocked` in some
 //!   scope take those of all connections.
 //!
@@ -299,14 +303,15 @@
 //! Of a scope with at most 32 members step 3 is left out: they are swept in any case, until what is missing
 //! is there or none is left.
 //!
-//! A scope lists a connection when it charges a block to it and not before; after a sweep also when a block of
-//! it comes back to lie idle. It strikes it in the same step that takes its idle bytes off. A sweep is one read-modify-write for each magazine, which takes the
-//! idle blocks and sets *slow* together: a return that comes later goes the slow way. While a request
-//! reclaims from a scope, the scope is marked (*reclaiming*) and no connection below starts to keep blocks.
-//! The mark goes with the request, so a scope that is always full costs its leases nothing in between.
+//! A scope lists a connection when it charges a block to it and not before; after a sweep also when a block
+//! of it comes back to lie idle. It strikes it in the same step that takes its idle bytes off. A sweep is
+//! one read-modify-write for each magazine, which takes the idle blocks and sets *slow* together: a return
+//! that comes later goes the slow way. While a request reclaims from a scope, the scope is marked
+//! (*reclaiming*) and no connection below starts to keep blocks. The mark goes with the request, so a scope
+//! that is always full costs its leases nothing in between.
 //!
-//! This look is the exception to P7. In a scope with more than 32 members, idle memory that moves while they
-//! are looked at (leased on a connection that is yet to be looked at, returned on one that was) may be
+//! This look is the exception to P7. In a scope with more than 32 members, idle memory that moves while
+//! they are looked at (leased on a connection that is yet to be looked at, returned on one that was) may be
 //! missed, and a request refused that would have had room.
 //!
 //! What a stream's class lacks is not reclaimed: idle blocks belong to no stream, and are not charged to
@@ -350,8 +355,9 @@
 //! A stream counts in its connection's scopes. What it holds is one word, its *account*: the bytes in use
 //! and three marks. A lease from an idle block adds its bytes to the word and needs no lock.
 //!
-//! - *busy* is set while a request for the stream is decided under the connection's mutex. No fast lease adds
-//!   meanwhile, so what is in use can only fall, and the bytes are added when nothing can fail any more.
+//! - *busy* is set while a request for the stream is decided under the connection's mutex. No fast lease
+//!   adds meanwhile, so what is in use can only fall, and the bytes are added when nothing can fail any
+//!   more.
 //! - *classed* sends every lease and return the slow way, where the stream's own class, given by
 //!   `bind_class`, is charged besides. The step that sets it also tells how much was in use: what returns
 //!   before is not in that figure, and what returns after finds the mark. So nothing is charged twice or
@@ -388,17 +394,18 @@
 //! # Names, sites, ages
 //!
 //! Connections are found by a serial number that is never used again and the slot of the registry to look
-//! at first, so an old id finds nothing. The registry is 16 shards, each a vector of slots; a record knows its
-//! slot. So that a shard's memory follows what is live, a removal also moves records from the topmost slots
-//! down and gives memory back, a constant number at a time. Hashes of anything that a peer chooses are keyed.
+//! at first, so an old id finds nothing. The registry is 16 shards, each a vector of slots; a record knows
+//! its slot. So that a shard's memory follows what is live, a removal also moves records from the topmost
+//! slots down and gives memory back, a constant number at a time. Hashes of anything that a peer chooses
+//! are keyed.
 //!
-//! A lease notes its caller (`#[track_caller]`, or the line that `request().site(…)` names) and the
-//! coarse tick, every lease and not a sample: two plain stores in the block's record, when the lease first
-//! looks for its bytes. A borrowed lease does that as it is made, an owned one at its first pin, because a
-//! close may have taken its block before. Until then the record shows the lease before it. No report does: they
-//! name the lines of orphans, and what was not pinned a close has taken back. Time comes
-//! in through [`Clock`], which tests turn by hand; the tick is what [`maintain`], [`snapshot`] or an
-//! admission last read.
+//! A lease notes its caller (`#[track_caller]`, or the line that `request().site(…)` names) and the coarse
+//! tick, every lease and not a sample: two plain stores in the block's record, when the lease first looks
+//! for its bytes. A borrowed lease does that as it is made, an owned one at its first pin, because a close
+//! may have taken its block before. Until then the record shows the lease before it. No report does: they
+//! name the lines of orphans, and what was not pinned a close has taken back. Time comes in through
+//! [`Clock`], which tests turn by hand; the tick is what [`maintain`], [`snapshot`] or an admission last
+//! read.
 //!
 //! Leases and returns are counted each where it happens, in the word. Before 15 bits run full the
 //! next lease folds them into the governor's totals. So `leased − returned = outstanding` is a check
@@ -435,8 +442,8 @@
 //!   of 64 KiB. Sizes are 512 bytes, 2, 4, 16 and 64 KiB unless you choose others; a lease has the whole
 //!   block.
 //! - **The arena**: maps slabs of 1 MiB, and keeps at most one empty one for each size.
-//! - **Time**: no thread and no task. [`maintain`], about once a second, looks through what connections keep
-//!   idle and what rates no longer need, and advances the coarse clock.
+//! - **Time**: no thread and no task. [`maintain`], about once a second, looks through what connections
+//!   keep idle and what rates no longer need, and advances the coarse clock.
 //!
 //! # Beside the alternatives
 //!
@@ -501,8 +508,8 @@
 //!   each ended under the system's lock.
 //! - **A lock of their own for the addresses**, around the tree's. Two more locks for a connection, and
 //!   between the two a moment in which one of them does not know yet what the other does.
-//! - **One shared scope for class names that no limits mention**, past 256 of them at once. 266 streams of one
-//!   peer had another peer's unused class refused.
+//! - **One shared scope for class names that no limits mention**, past 256 of them at once. 266 streams of
+//!   one peer had another peer's unused class refused.
 //!
 //! *Idle blocks*
 //!
@@ -539,9 +546,9 @@
 //!
 //! *Tables*
 //!
-//! - **The crate `slab`**, for records of connections and others. It does not compact: one record with a late
-//!   key keeps the room of the whole peak behind it, and 200,000 leases of which one is kept held 10.6 MB. It
-//!   also allocates inside its own `insert`, under a lock, and aborts where there is no memory.
+//! - **The crate `slab`**, for records of connections and others. It does not compact: one record with a
+//!   late key keeps the room of the whole peak behind it, and 200,000 leases of which one is kept held 10.6
+//!   MB. It also allocates inside its own `insert`, under a lock, and aborts where there is no memory.
 //! - **Connections in hash tables by serial number.** In a prototype, vectors of slots took 17 % off an
 //!   admission with 1,000,000 connections open.
 //! - **crossbeam's queues** where models look: they synchronise behind the model checker's back.
@@ -561,14 +568,14 @@
 //!
 //! # What is not here yet
 //!
-//! - **Waiting.** Every call returns at once. Waiters will attach to the scopes: a scope with waiters is one
-//!   that is being reclaimed from, and what was swept returns the slow way, past its lock. Scopes are not all
-//!   that a request can wait for. Each of these needs a wake-up of its own: the connection's own limit and a
-//!   stream's (no scope refuses then: `Shortfall::at` is `None`), the arena's bound, a limit by address and a
-//!   rate, limits that `set_limits` or `set_peer_limits` raises, and a bind or a move to the other partition,
-//!   after which a waiter stands below other scopes.
-//! - **Deadlines** before a bind. [`maintain`] will end what is late. Today it visits only connections that may
-//!   keep idle blocks (members), so deadlines need a list of their own.
+//! - **Waiting.** Every call returns at once. Waiters will attach to the scopes: a scope with waiters is
+//!   one that is being reclaimed from, and what was swept returns the slow way, past its lock. Scopes are
+//!   not all that a request can wait for. Each of these needs a wake-up of its own: the connection's own
+//!   limit and a stream's (no scope refuses then: `Shortfall::at` is `None`), the arena's bound, a limit by
+//!   address and a rate, limits that `set_limits` or `set_peer_limits` raises, and a bind or a move to the
+//!   other partition, after which a waiter stands below other scopes.
+//! - **Deadlines** before a bind. [`maintain`] will end what is late. Today it visits only connections that
+//!   may keep idle blocks (members), so deadlines need a list of their own.
 //! - **Exporters of metrics, adapters for transports, and a watch on the process's real memory.**
 //!
 //! Out of scope for good: authentication, bandwidth, and quotas across machines.

@@ -107,7 +107,9 @@ fn verdict(broken: &[String], json: bool) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if !json {
-        println!("Every promise held: all that was leased is back, although handles are still kept.");
+        println!(
+            "Every promise held: all that was leased is back, although handles are still kept."
+        );
     }
     ExitCode::SUCCESS
 }
