@@ -96,7 +96,7 @@
 //! | *ledger* | the connection's side of what is charged |
 //! | *keep* | the record's reference to itself, from the first lease until the guard is gone and no straggler is left |
 //! | *account* | the word that says what one stream holds |
-//! | *visit* | a connection at the door, compared with the limits of its address |
+//! | *visit* | a connection that is to be counted at an address, compared with the limits there |
 //! | *generation* | of limits: rises with every change. Of a sketch: its cells at one size |
 //! | *leftovers* | what has to be dropped once a lock is free |
 //! | *site*, *tick* | the line that leased; a step of 100 ms of the coarse clock |
@@ -113,9 +113,9 @@
 //! **Why one lock.** Every charge ends in a system scope, so whatever locks are below it, no two charges
 //! run at once. What is done under it is a few comparisons and additions of vectors. No memory is mapped,
 //! no waker woken, and a table that grows is one of 256 parts. What takes longer is done in pieces, with
-//! the lock let go in between: a snapshot reads part by part (each row is one moment's, and the sums agree
-//! when nothing runs), a guard leaves the classes of its streams 64 at a time, and limits take the forms
-//! [below](#limits).
+//! the lock let go in between: a snapshot reads part by part (each row is true at one moment, and the sums
+//! agree when nothing runs), a guard leaves the classes of its streams 64 at a time, and limits take the
+//! forms [below](#limits).
 //!
 //! **Parents.** A connection knows its scopes by 16 bytes: the peer, the class, and which of the two
 //! partitions. A reference to a peer is its key's hash and a number that tells keys of the same hash
@@ -210,8 +210,8 @@
 //! of eight times the size: nothing is copied, and the older generation is read until its last debt is
 //! paid. The hash is keyed, so an attacker cannot choose whose cells to share.
 //!
-//! An admission asks the limits by address, then the scopes, and only then counts for both: what is
-//! refused by the one has not spent of the other. A rebind, and a move to or from the allow-listed
+//! An admission asks the limits by address, then the scopes, and only then counts for both: what
+//! one of the two refuses has spent nothing of the other. A rebind, and a move to or from the allow-listed
 //! scopes, is one step with the address as well. `should_validate` spends from sketches of its own,
 //! with half the burst, so that a flood from forged addresses takes nothing from what real ones may
 //! do.
@@ -250,7 +250,7 @@
 //! under the connection's mutex alone if the block is idle; a return to a stocked magazine takes no lock;
 //! and what looks for idle blocks walks the stocked ones only. A lease knows its slot by one pointer: the
 //! magazine's address, with the slot in its low bits. A *large lease* is the only slot of an extra magazine
-//! that is never stocked. Its mapping goes after the lock, and its charge after its mapping: the arena is
+//! that is never stocked. It is unmapped after the lock, and goes off the scopes after that: the arena is
 //! never asked for room that the scopes have already. An extra magazine goes with its last block, unless a
 //! revoked lease still points to it.
 //!
@@ -284,7 +284,7 @@
 //! - When the last of these calls is more than ten seconds ago, or there was none, an extra magazine
 //!   becomes stocked only if no other of its size is. So without maintenance at most 16 idle blocks of a
 //!   size stay with a connection: the first magazine's, and one extra magazine's. Magazines that were
-//!   stocked before stay so, and take returns, until maintenance, a sweep, `trim` or the close.
+//!   stocked before stay so, and take returns, as long as they have an idle block left.
 //! - `trim` gives all back at once, and so does a close. Limits that are set with memory `Blocked` in some
 //!   scope take those of all connections.
 //!
@@ -329,7 +329,7 @@
 //!   idle or owned-but-not-pinned. The closer returns exactly those. After that step *occupied*
 //!   means that a block is still out, and each of these has exactly one party left to return it: the
 //!   drop of the borrowed lease, the unpin, the drop of the pinned lease or of the `Bytes`. No
-//!   arbiter is needed, because the step that closed the magazine also dealt out the roles.
+//!   arbiter is needed, because the step that closed the magazine also decided which party that is.
 //! - **Gone**: when the guard drops. No borrow of it can be alive, so what is still borrowed was
 //!   forgotten (`mem::forget`), and is taken. The counts come off here and not before, because only
 //!   the guard's owner can close the socket they stand for. Memory that is still out stays charged
@@ -433,7 +433,7 @@
 //!
 //!   Medians of 300 interleaved rounds. The machine is noisy: the tenth and the ninetieth percentile of
 //!   the borrowed lease are 12 and 23 ns, and `cargo bench -p leasehold-benches --bench ratios` prints
-//!   them for every row. Of many leases at once `--bench outstanding` tells.
+//!   them for every row. `--bench outstanding` measures many leases at once.
 //! - **A lease beyond the eighth of a size**: the connection's mutex, if a block is idle. **First leases,
 //!   large leases, reservations, streams, admission, close**, and each lease below the highest priority or
 //!   on a stream with a class of its own: then also, briefly, the one lock of the tree.

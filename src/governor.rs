@@ -167,9 +167,9 @@ impl Governor {
     /// How much a connection keeps idle depends on these calls. Without any, it keeps at most 16 idle
     /// blocks of a size: those in its first magazine, and in one further. For ten seconds after a call
     /// it may begin to keep blocks in any number of further ones. Later it begins to only while none of
-    /// that size has any; but those that have some keep them, and what is returned to them too, until
-    /// the next call, until a request needs the room, or until [`trim`](ConnectionHandle::trim) or the
-    /// close.
+    /// that size has any. Those that have some keep them, and take what is returned to them, as long as
+    /// one is left. What is kept goes back at a later call, when a request needs the room, at
+    /// [`trim`](ConnectionHandle::trim) and at the close.
     pub fn maintain(&self) {
         self.shared.maintain();
     }

@@ -1,7 +1,7 @@
 //! What each scope may use at most: plain data, which a governor takes whole.
 //!
-//! A value of a limit is [`Limit::Unlimited`](crate::Limit), `Blocked` or a number. There is no
-//! magic zero and no -1, and what is unlimited is unlimited everywhere: by subnet and by rate too.
+//! A value of a limit is [`Limit::Unlimited`](crate::Limit), `Blocked` or a number. Zero is a number like
+//! any other, and what is not set is unlimited everywhere: by subnet and by rate too.
 
 mod allow;
 mod check;

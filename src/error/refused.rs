@@ -27,7 +27,7 @@ listed! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
     #[non_exhaustive]
     pub enum Scope {
-        /// Everything the governor governs.
+        /// Everything together, but for what only the allow list admitted.
         System,
         /// All connections whose peer is not known yet.
         Transient,
@@ -47,7 +47,7 @@ listed! {
         Connection,
         /// One stream.
         Stream,
-        /// The arena, which bounds the memory it maps.
+        /// The arena, which bounds what is resident and asks the operating system for it.
         Arena,
     }
 }

@@ -62,7 +62,7 @@ impl AllowList {
         Self::default()
     }
 
-    /// Everyone in a network.
+    /// Every connection from or to a network.
     #[must_use]
     pub fn network(self, network: IpNet) -> Self {
         self.rule(AllowRule::new(Some(network), None))

@@ -49,7 +49,7 @@ pub enum NodeType {
     /// and no peer gets much: two connections, some streams, and 2 MiB that do not grow with the
     /// machine. Large messages do not fit, nor are there any.
     Bootstrap,
-    /// A node whose own traffic must get through, at any price to strangers.
+    /// A node whose own traffic must get through, even if that of strangers is refused.
     ///
     /// It talks with few peers, known and long-lived, which send large messages all at once. So
     /// there are few connections with much memory each; inbound connections cannot have a third of
