@@ -38,19 +38,18 @@
 //!
 //! This module knows neither connections nor memory: a member is what the caller lists.
 
-mod classes;
+mod charge;
 mod demand;
 mod members;
+mod named;
 mod node;
 mod nodes;
-mod peers;
 mod refusals;
 mod report;
 mod scopes;
 mod table;
 
 use std::net::IpAddr;
-use std::num::NonZeroU8;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -62,13 +61,13 @@ use crate::name::PeerKey;
 use crate::ranges::MAX_NAME_BYTES;
 use crate::subnet::{Address, Change, Progress, Subnets};
 use crate::sync::{Arc, Mutex, TreeGuard, TreeMutex};
-pub(crate) use classes::ClassRef;
+pub(crate) use charge::{Charge, Shortfall, StreamCharge, StreamShare};
 pub(crate) use demand::Demand;
 pub(crate) use members::{Member, OwnIdle};
+pub(crate) use named::NameRef;
 use nodes::Nodes;
-pub(crate) use peers::PeerRef;
 pub(crate) use refusals::Refusals;
-pub(crate) use scopes::{Charge, Scopes, Shortfall, StreamCharge, StreamShare};
+pub(crate) use scopes::Scopes;
 
 /// Every scope of one governor.
 pub(crate) struct Tree<M> {
@@ -91,35 +90,30 @@ impl Partition {
     }
 }
 
-/// The scopes above a connection.
+/// The scopes above a connection, or above what a connection that is gone left behind: that counts for
+/// its peer and the system only, and fills neither the transient scope nor a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Parents {
-    /// The parts of a [`PeerRef`], which alone would waste seven bytes.
-    peer_hash: u64,
-    peer_nth: Option<NonZeroU8>,
-    pub(crate) partition: Partition,
-    pub(crate) class: Option<ClassRef>,
+    /// The peer's [`NameRef`], or zero, and the marks below.
+    peer: u64,
+    pub(crate) class: Option<NameRef>,
 }
 
+const ALLOWLISTED: u64 = 1 << 48;
+const DEPARTED: u64 = 1 << 49;
+
+const _: () = assert!(NameRef::FREE_BITS == ALLOWLISTED | DEPARTED);
 const _: () = assert!(size_of::<Parents>() == 16);
-
-/// Whether a connection still exists, or only memory that it left behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    Present,
-    /// What a connection leaves behind counts for its peer and the system only: it fills neither
-    /// the transient scope nor a class.
-    Departed,
-}
 
 /// One scope, for as long as something holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScopeRef {
     System(Partition),
     Transient(Partition),
-    Peer(PeerRef),
-    Class(ClassRef),
-    ClassPeer(ClassRef, PeerRef),
+    Peer(NameRef),
+    Class(NameRef),
+    /// A class, and the peer whose part of it this is.
+    ClassPeer(NameRef, NameRef),
 }
 
 /// A connection has at most one scope of each rank above it. They are asked in this order.
@@ -135,58 +129,64 @@ enum Rank {
 const RANKS: usize = 4;
 
 /// A name with its hash, which is computed before the lock.
-#[derive(Debug)]
-pub(crate) struct Named<'a, T: ?Sized> {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named<'a> {
     hash: u64,
-    name: &'a T,
+    name: &'a [u8],
 }
 
-impl<'a> Named<'a, [u8]> {
-    /// A peer's key.
-    pub(crate) fn peer(key: &'a [u8], hasher: &KeyedHasher) -> Result<Self, NameTooLong> {
-        Ok(Self { hash: hasher.hash(bounded(key)?), name: key })
+impl<'a> Named<'a> {
+    pub(crate) fn new(name: &'a [u8], hasher: &KeyedHasher) -> Result<Self, NameTooLong> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(NameTooLong { len: name.len() });
+        }
+        Ok(Self { hash: hasher.hash(name), name })
     }
 }
-
-impl<'a> Named<'a, str> {
-    /// A class's name.
-    pub(crate) fn class(name: &'a str, hasher: &KeyedHasher) -> Result<Self, NameTooLong> {
-        Ok(Self { hash: hasher.hash(bounded(name.as_bytes())?), name })
-    }
-}
-
-impl<T: ?Sized> Clone for Named<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T: ?Sized> Copy for Named<'_, T> {}
 
 impl Parents {
-    fn new(peer: Option<PeerRef>, class: Option<ClassRef>, partition: Partition) -> Self {
-        let mut parents = Self { peer_hash: 0, peer_nth: None, partition, class };
-        parents.set_peer(peer);
-        parents
+    fn new(peer: Option<NameRef>, class: Option<NameRef>, partition: Partition) -> Self {
+        Self { peer: peer.map_or(0, NameRef::bits), class }.within(partition)
     }
 
     /// The same in another partition.
     pub(crate) fn within(self, partition: Partition) -> Self {
-        Self { partition, ..self }
+        let mark = if partition == Partition::Allowlisted { ALLOWLISTED } else { 0 };
+        Self { peer: self.peer & !ALLOWLISTED | mark, ..self }
     }
 
     #[inline]
-    pub(crate) fn peer(self) -> Option<PeerRef> {
-        self.peer_nth.map(|nth| PeerRef { hash: self.peer_hash, nth })
+    pub(crate) fn partition(self) -> Partition {
+        if self.peer & ALLOWLISTED == 0 { Partition::Ordinary } else { Partition::Allowlisted }
     }
 
-    pub(crate) fn set_peer(&mut self, peer: Option<PeerRef>) {
-        self.peer_hash = peer.map_or(0, |peer| peer.hash);
-        self.peer_nth = peer.map(|peer| peer.nth);
+    #[inline]
+    pub(crate) fn peer(self) -> Option<NameRef> {
+        NameRef::from_bits(self.peer & !NameRef::FREE_BITS)
+    }
+
+    /// Those of what a connection leaves behind, if that is anything.
+    fn departed(self, leaves_memory: bool) -> Self {
+        let peer = self.peer().filter(|_| leaves_memory);
+        let departed = Self::new(peer, None, self.partition());
+        Self { peer: departed.peer | DEPARTED, ..departed }
+    }
+
+    #[inline]
+    fn are_departed(self) -> bool {
+        self.peer & DEPARTED != 0
     }
 }
 
 impl ScopeRef {
+    /// The name of the scope of a peer or of a class; of the peer whose part of a class it is.
+    fn name(self) -> Option<NameRef> {
+        match self {
+            ScopeRef::System(_) | ScopeRef::Transient(_) => None,
+            ScopeRef::Peer(name) | ScopeRef::Class(name) | ScopeRef::ClassPeer(_, name) => Some(name),
+        }
+    }
+
     #[inline]
     fn scope(self) -> Scope {
         match self {
@@ -213,8 +213,8 @@ impl ScopeRef {
     /// Whether a move between two places changes this scope.
     fn differs(self, from: Parents, to: Parents) -> bool {
         match self {
-            ScopeRef::System(_) => from.partition != to.partition,
-            ScopeRef::Transient(_) => from.partition != to.partition || from.peer() != to.peer(),
+            ScopeRef::System(_) => from.partition() != to.partition(),
+            ScopeRef::Transient(_) => from.partition() != to.partition() || from.peer() != to.peer(),
             ScopeRef::Peer(_) | ScopeRef::ClassPeer(..) => from.peer() != to.peer(),
             ScopeRef::Class(_) => from.class != to.class,
         }
@@ -248,9 +248,10 @@ impl<M: Member> Tree<M> {
     }
 
     /// The name of a peer that is held.
-    pub(crate) fn peer_name(&self, peer: PeerRef) -> Option<PeerKey> {
+    pub(crate) fn peer_name(&self, peer: NameRef) -> Option<PeerKey> {
         let scopes = self.lock();
-        scopes.nodes.peers.get(peer).map(|peer| PeerKey::of_bounded(peer.key()))
+        let peer = scopes.nodes.named.get(ScopeRef::Peer(peer));
+        peer.map(|peer| PeerKey::of_bounded(peer.name()))
     }
 }
 
@@ -274,8 +275,7 @@ impl<M: Member> Tree<M> {
         let mut scopes = self.lock();
         let replaced_subnets = scopes.subnets.switch();
         let replaced = scopes.nodes.set_limits(limits.clone());
-        let allowlisted = scopes.nodes.get_mut(ScopeRef::System(Partition::Allowlisted));
-        let in_use = allowlisted.is_some_and(|node| node.used != Default::default());
+        let in_use = scopes.nodes.used(Partition::Allowlisted) != Default::default();
         along(&limits, in_use);
         drop(scopes);
         drop((replaced_subnets, replaced, limits));
@@ -308,8 +308,10 @@ impl<M: Member> Tree<M> {
 
     /// The scope of a peer that may have no memory, if it is there.
     pub(crate) fn barred_peer(&self, key: &PeerKey) -> Option<ScopeRef> {
-        let key = Named::peer(key.as_bytes(), &self.hasher).ok()?;
-        self.lock().nodes.barred_peer(key).map(ScopeRef::Peer)
+        let key = Named::new(key.as_bytes(), &self.hasher).ok()?;
+        let mut scopes = self.lock();
+        let at = scopes.nodes.named.find(ScopeRef::Peer, key)?.at();
+        scopes.nodes.ancestor(at)?.ceilings.bars_memory().then_some(at)
     }
 
     /// The limits in force.
@@ -404,8 +406,4 @@ impl<M: Member> Tree<M> {
     pub(crate) fn member_count(&self, at: ScopeRef) -> usize {
         self.lock().nodes.get_mut(at).map_or(0, |node| node.caching.len())
     }
-}
-
-fn bounded(name: &[u8]) -> Result<&[u8], NameTooLong> {
-    if name.len() > MAX_NAME_BYTES { Err(NameTooLong { len: name.len() }) } else { Ok(name) }
 }

@@ -29,8 +29,8 @@ struct Admitted {
 impl Connection {
     /// Charges a connection and enters it in the registry; or charges nothing.
     pub(crate) fn admit(shared: &Arc<Shared>, terms: Terms<'_>) -> Result<Arc<Self>, AdmitError> {
-        let peer = terms.peer.map(|key| Named::peer(key, &shared.hot.hasher)).transpose()?;
-        let class = terms.class.map(|name| Named::class(name, &shared.hot.hasher)).transpose()?;
+        let peer = terms.peer.map(|key| Named::new(key, &shared.hot.hasher)).transpose()?;
+        let class = terms.class.map(|name| Named::new(name.as_bytes(), &shared.hot.hasher)).transpose()?;
         let now = shared.read_clock();
         let refuse = |refused: Refused| {
             shared.tree.lock().count_refusal(&refused);
@@ -88,8 +88,8 @@ impl Terms<'_> {
 fn attempt_admit(
     shared: &Shared,
     terms: &Terms<'_>,
-    peer: Option<Named<'_, [u8]>>,
-    class: Option<Named<'_, str>>,
+    peer: Option<Named<'_>>,
+    class: Option<Named<'_>>,
     now: Duration,
     attempts: &Attempts,
 ) -> Result<Admitted, Stop> {
@@ -112,7 +112,7 @@ fn attempt_admit(
         && scopes.is_allowlisted(parents, ip)
     {
         visit = Visit::new(None);
-        parents.partition = Partition::Allowlisted;
+        parents = parents.within(Partition::Allowlisted);
         asked = ask(&mut scopes, parents)
             .map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, 0))
             .map_err(|stop| stop.instead(refused.with_fallback(true)));
@@ -132,11 +132,11 @@ fn attempt_admit(
 impl Connection {
     /// Moves everything the connection has from the transient scope to a peer's.
     pub(crate) fn bind(&self, key: &[u8]) -> Result<(), BindError> {
-        let peer = Named::peer(key, &self.hot.hasher)?;
+        let peer = Named::new(key, &self.hot.hasher)?;
         self.attempt_and_count(|attempts| self.attempt_bind(peer, attempts))
     }
 
-    fn attempt_bind(&self, peer: Named<'_, [u8]>, attempts: &Attempts) -> Result<(), Stop> {
+    fn attempt_bind(&self, peer: Named<'_>, attempts: &Attempts) -> Result<(), Stop> {
         let mut locked = self.lock_open()?;
         let Locked { state, leftovers } = &mut locked;
         let State { shared, ledger } = &mut **state;
@@ -148,17 +148,17 @@ impl Connection {
         let streams = ledger.streams().map(|streams| streams.shares()).transpose()?;
         let streams = streams.unwrap_or_default();
         // A connection that was let in on trust may have to go back to where its address counts it.
-        let trusted = from.partition == Partition::Allowlisted;
+        let trusted = from.partition() == Partition::Allowlisted;
         let ip = self.ip(ledger).filter(|_| trusted);
         let address = ip
             .filter(|_| !ledger.counted && ledger.kind.is_inbound())
             .map(|ip| shared.tree.address(ip));
         let mut scopes = shared.tree.lock();
-        let mut partition = from.partition;
+        let mut partition = from.partition();
         if trusted && !scopes.is_peer_allowlisted(ip, peer) {
             partition = Partition::Ordinary;
         }
-        let mut visit = Visit::new(address.filter(|_| partition != from.partition));
+        let mut visit = Visit::new(address.filter(|_| partition != from.partition()));
         if visit.counts() {
             scopes.subnets.check(&mut visit, attempts.now.ok_or(Stop::Time)?);
         }
@@ -221,7 +221,7 @@ impl Connection {
         let to = source.ip().filter(|_| ledger.kind.is_inbound()).map(address);
         let mut scopes = shared.tree.lock();
         let is_allowlisted = scopes.is_allowlisted(ledger.parents, source.ip());
-        let goes_back = ledger.parents.partition == Partition::Allowlisted;
+        let goes_back = ledger.parents.partition() == Partition::Allowlisted;
         if goes_back && is_allowlisted {
             return Ok(());
         }

@@ -6,7 +6,6 @@ use super::state::{Ledger, Phase};
 use super::wakers::wake_all;
 use super::{Connection, Home, Shared, State};
 use crate::report::Reclaimed;
-use crate::scope::ClassRef;
 use crate::usage::Tally;
 
 /// What closes a connection.
@@ -142,20 +141,16 @@ impl Connection {
         if !ends_now {
             let mut less = *before;
             less.sub(&left);
-            scopes.credit(ledger.parents, ledger.standing(), &less);
+            scopes.credit(ledger.parents, &less);
             return;
         }
         self.leave_address(shared, ledger, &mut scopes);
         let left_behind = Tally { counts: Default::default(), ..left };
         let mut ended = *before;
         ended.sub(&left_behind);
-        scopes.depart(ledger.parents, &ended, &left_behind);
+        ledger.parents = scopes.depart(ledger.parents, &ended, &left_behind);
         drop(scopes);
         ledger.phase = Phase::Gone;
-        ledger.parents.class = None;
-        if ledger.memory == 0 {
-            ledger.parents.set_peer(None);
-        }
         ledger.end_streams();
     }
 
@@ -172,7 +167,7 @@ impl Connection {
                 let counts = stream.counts();
                 let Some(of) = &mut stream.class else { continue };
                 let less = Tally::of_memory(std::mem::take(&mut of.memory));
-                let class: ClassRef = of.class;
+                let class = of.class;
                 if ends_now {
                     scopes.credit_class(class, parents, &counts.with_memory(less.memory));
                     scopes.release_class(class, parents);
@@ -205,7 +200,6 @@ impl Connection {
             if let Some(shared) = shared.take() {
                 if ledger.parents.peer().is_some() {
                     shared.tree.lock().release(ledger.parents);
-                    ledger.parents.set_peer(None);
                 }
                 leftovers.registered = shared.registry.remove(self);
                 leftovers.shared = Some(shared);

@@ -188,7 +188,7 @@ impl Connection {
     #[inline]
     pub(super) fn credit(&self, shared: &Shared, ledger: &mut Ledger, less: &Tally) {
         ledger.memory -= less.memory;
-        shared.tree.lock().credit(ledger.parents, ledger.standing(), less);
+        shared.tree.lock().credit(ledger.parents, less);
     }
 
     /// Whether idle blocks of the connection's own are charged to the scope that has no room.

@@ -290,7 +290,7 @@ impl Connection {
     fn credit_blocks(&self, ledger: &mut Ledger, scopes: &mut LockedScopes<'_>, bytes: u64) -> u64 {
         if bytes > 0 {
             ledger.memory -= bytes;
-            scopes.credit(ledger.parents, ledger.standing(), &Tally::of_blocks(bytes));
+            scopes.credit(ledger.parents, &Tally::of_blocks(bytes));
         }
         bytes
     }

@@ -10,7 +10,7 @@ use super::wakers::Wakers;
 use super::{Connection, Shared};
 use crate::keyed::{shrink, spread};
 use crate::name::{Direction, Source};
-use crate::scope::{ClassRef, Parents, Standing, StreamShare};
+use crate::scope::{NameRef, Parents, StreamShare};
 use crate::sync::Arc;
 use crate::try_box::{OutOfMemory, TryBox};
 use crate::usage::{ConnectionKind, Tally};
@@ -89,7 +89,7 @@ pub(super) struct Stream {
 /// What a stream is charged for to a class of its own.
 #[derive(Clone, Copy)]
 pub(super) struct StreamClass {
-    pub(super) class: ClassRef,
+    pub(super) class: NameRef,
     pub(super) memory: u64,
 }
 
@@ -132,14 +132,6 @@ impl Ledger {
 
     pub(super) fn large_bytes(&self) -> u64 {
         self.depot().map_or(0, |depot| depot.large_bytes)
-    }
-
-    /// Which of the scopes above count the connection.
-    pub(super) fn standing(&self) -> Standing {
-        match self.phase {
-            Phase::Open | Phase::Closed => Standing::Present,
-            Phase::Gone => Standing::Departed,
-        }
     }
 
     pub(super) fn tables_or_new(&mut self) -> Result<&mut Tables, OutOfMemory> {

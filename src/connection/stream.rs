@@ -80,7 +80,7 @@ impl Connection {
 
     /// Charges a stream, and what it holds, to a class besides all else.
     pub(crate) fn bind_stream(&self, account: &StreamAccount, name: &str) -> Result<(), BindError> {
-        let name = Named::class(name, &self.hot.hasher)?;
+        let name = Named::new(name.as_bytes(), &self.hot.hasher)?;
         let bound = self.attempt_and_count(|attempts| {
             let mut locked = self.lock_open()?;
             let bound = self.attempt_bind_stream(&mut locked, account, name, attempts)?;
@@ -101,7 +101,7 @@ impl Connection {
         &self,
         locked: &mut Locked<'_>,
         account: &StreamAccount,
-        name: Named<'_, str>,
+        name: Named<'_>,
         attempts: &super::attempt::Attempts,
     ) -> Result<Option<StreamClass>, Stop> {
         let State { shared, ledger } = &mut *locked.state;
@@ -183,7 +183,7 @@ impl Connection {
             }
             let one = Tally::of_stream(direction);
             let mut scopes = shared.tree.lock();
-            scopes.credit(parents, ledger.standing(), &one);
+            scopes.credit(parents, &one);
             if let Some(class) = class {
                 scopes.credit_class(class, parents, &one);
             }

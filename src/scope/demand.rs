@@ -28,6 +28,16 @@ impl Demand {
         Self { priority, ..self }
     }
 
+    /// What a stream is asked for: idle blocks are charged to none.
+    pub(super) fn of_stream(&self) -> Demand {
+        Demand { idle_bytes: 0, ..*self }
+    }
+
+    /// What the class of a stream is asked for, which counts no block as one that can be idle.
+    pub(super) fn of_stream_class(&self) -> Demand {
+        Demand { usage: self.usage.with_memory(self.usage.memory), ..self.of_stream() }
+    }
+
     /// What is charged if it is granted.
     #[inline]
     pub(super) fn charged(&self) -> Tally {

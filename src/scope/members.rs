@@ -7,7 +7,7 @@
 use super::node::Node;
 use super::nodes::Nodes;
 use super::table::{Hashed, Table};
-use super::{Parents, RANKS, Rank, Standing};
+use super::{Parents, RANKS, Rank};
 use crate::keyed::spread;
 
 /// What scopes list: something that can hold idle memory.
@@ -57,19 +57,19 @@ impl<M: Member> Members<M> {
         nodes: &mut Nodes,
         parents: Parents,
     ) -> bool {
-        let reserved = nodes.climb(parents, Standing::Present, |above| above.node.reserve());
+        let reserved = nodes.climb(parents, |above| above.node.reserve());
         let listed = Listed { id, member: member.clone(), places: [0; RANKS] };
         if reserved.is_err() || self.by_id.insert(listed).is_err() {
             return false;
         }
-        nodes.each(parents, Standing::Present, |above| self.enter(id, above.at.rank(), above.node));
+        nodes.each(parents, |above| self.enter(id, above.at.rank(), above.node));
         true
     }
 
     /// Takes a member off all lists. (The caller has a share of it, so that none is dropped for good
     /// here, under the tree's lock.)
     pub(super) fn unlist(&mut self, id: u64, nodes: &mut Nodes, parents: Parents) {
-        nodes.each(parents, Standing::Present, |above| self.leave(id, above.at.rank(), above.node));
+        nodes.each(parents, |above| self.leave(id, above.at.rank(), above.node));
         self.by_id.remove_if(spread(id), |listed| listed.id == id, |_| true);
     }
 

@@ -2,15 +2,14 @@
 
 use std::convert::Infallible;
 
-use super::classes::{Class, ClassPeer, ClassPeers, ClassRef, Classes};
 use super::demand::Ceilings;
+use super::named::{NameRef, NamedScopes};
 use super::node::{Ancestor, Node};
-use super::peers::{PeerRef, Peers};
-use super::{Named, Parents, ScopeRef, Standing};
-use crate::error::Scope;
+use super::{Named, Parents, Partition, ScopeRef};
 use crate::limits::{Limits, Observe};
 use crate::sync::Arc;
 use crate::try_box::OutOfMemory;
+use crate::usage::Tally;
 
 /// Every scope, and the limits of all.
 pub(super) struct Nodes {
@@ -21,43 +20,35 @@ pub(super) struct Nodes {
     /// Rises with every change of limits: a scope that was looked up in older ones is looked up
     /// again when it is next used.
     generation: u32,
-    pub(super) fixed: FixedCeilings,
-    partitions: [PartitionNodes; 2],
-    pub(super) peers: Peers,
-    pub(super) classes: Classes,
-    pub(super) class_peers: ClassPeers,
+    pub(super) ceilings: AllCeilings,
+    /// By partition.
+    systems: [Node; 2],
+    transients: [Node; 2],
+    pub(super) named: NamedScopes,
 }
 
 /// The limits of the scopes that always exist, and of those that have none of their own.
-pub(super) struct FixedCeilings {
+pub(super) struct AllCeilings {
     pub(super) stream: Ceilings,
     pub(super) connection: Ceilings,
-    pub(super) peer: Ceilings,
-    partitions: [PartitionCeilings; 2],
-}
-
-struct PartitionCeilings {
-    system: Ceilings,
-    transient: Ceilings,
-}
-
-#[derive(Default)]
-struct PartitionNodes {
-    system: Node,
-    transient: Node,
+    peer: Ceilings,
+    class: Ceilings,
+    class_peer: Ceilings,
+    /// By partition.
+    systems: [Ceilings; 2],
+    transients: [Ceilings; 2],
 }
 
 impl Nodes {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
-            fixed: FixedCeilings::new(&limits),
+            ceilings: AllCeilings::new(&limits),
             observe: limits.observe,
             limits: Arc::new(limits),
             generation: 0,
-            partitions: Default::default(),
-            peers: Peers::new(),
-            classes: Classes::new(),
-            class_peers: ClassPeers::new(),
+            systems: Default::default(),
+            transients: Default::default(),
+            named: NamedScopes::new(),
         }
     }
 
@@ -74,7 +65,7 @@ impl Nodes {
     /// Takes over new limits, and returns those that they replace.
     #[must_use = "limits are dropped after the lock"]
     pub(super) fn set_limits(&mut self, limits: Arc<Limits>) -> Arc<Limits> {
-        self.fixed = FixedCeilings::new(&limits);
+        self.ceilings = AllCeilings::new(&limits);
         self.observe = limits.observe;
         self.generation = self.generation.wrapping_add(1);
         std::mem::replace(&mut self.limits, limits)
@@ -86,218 +77,170 @@ impl Nodes {
     pub(super) fn climb<E>(
         &mut self,
         parents: Parents,
-        standing: Standing,
         mut visit: impl FnMut(Ancestor<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { limits, observe, generation, fixed, partitions, peers, classes, class_peers } =
-            self;
-        let mut visit = |at: ScopeRef, node: &mut Node, ceilings: &Ceilings| {
-            visit(Ancestor { at, node, ceilings, observes: observe.contains(at.scope()) })
-        };
-        let partition = parents.partition;
-        let PartitionNodes { system, transient } = &mut partitions[partition as usize];
-        let ceilings = &fixed.partitions[partition as usize];
-        let present = standing == Standing::Present;
-        match parents.peer() {
-            Some(at) => {
-                if let Some(peer) = peers.get_mut(at) {
-                    peer.refresh(limits, *generation);
-                    let (node, ceilings) = peer.parts(&fixed.peer);
-                    visit(ScopeRef::Peer(at), node, ceilings)?;
-                }
-            }
-            None if present => {
-                visit(ScopeRef::Transient(partition), transient, &ceilings.transient)?;
-            }
-            None => {}
+        let partition = parents.partition();
+        if let Some(peer) = parents.peer() {
+            self.visit(ScopeRef::Peer(peer), &mut visit)?;
+        } else if !parents.are_departed() {
+            self.visit(ScopeRef::Transient(partition), &mut visit)?;
         }
-        if let Some(at) = parents.class
-            && present
-            && let Some(class) = classes.get_mut(at)
-        {
-            class.refresh(limits, *generation);
-            let Class { node, ceilings, peer_ceilings, .. } = class;
-            if let Some(peer) = parents.peer()
-                && let Some(ClassPeer { node, .. }) = class_peers.find_mut(at, peer)
-            {
-                visit(ScopeRef::ClassPeer(at, peer), node, peer_ceilings)?;
-            }
-            visit(ScopeRef::Class(at), node, ceilings)?;
+        if let Some(class) = parents.class {
+            self.climb_class(class, parents.peer(), &mut visit)?;
         }
-        visit(ScopeRef::System(partition), system, &ceilings.system)
+        self.visit(ScopeRef::System(partition), visit)
+    }
+
+    /// Visits a class, after the peer's part of it.
+    pub(super) fn climb_class<E>(
+        &mut self,
+        class: NameRef,
+        peer: Option<NameRef>,
+        mut visit: impl FnMut(Ancestor<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Some(peer) = peer {
+            self.visit(ScopeRef::ClassPeer(class, peer), &mut visit)?;
+        }
+        self.visit(ScopeRef::Class(class), visit)
     }
 
     /// [Climbs](Self::climb) to the top.
     #[inline(always)]
-    pub(super) fn each(
-        &mut self,
-        parents: Parents,
-        standing: Standing,
-        mut visit: impl FnMut(Ancestor<'_>),
-    ) {
-        let Ok(()) = self.climb(parents, standing, |above| {
+    pub(super) fn each(&mut self, parents: Parents, mut visit: impl FnMut(Ancestor<'_>)) {
+        let Ok(()) = self.climb(parents, |above| {
             visit(above);
             Ok::<_, Infallible>(())
         });
-    }
-
-    /// Visits a class that only a stream is charged to, after its peer's part of it.
-    pub(super) fn climb_class<E>(
-        &mut self,
-        at: ClassRef,
-        peer: Option<PeerRef>,
-        mut visit: impl FnMut(Ancestor<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let Self { limits, observe, generation, classes, class_peers, .. } = self;
-        let Some(class) = classes.get_mut(at) else { return Ok(()) };
-        class.refresh(limits, *generation);
-        let Class { node, ceilings, peer_ceilings, .. } = class;
-        if let Some(peer) = peer
-            && let Some(ClassPeer { node, .. }) = class_peers.find_mut(at, peer)
-        {
-            let observes = observe.contains(Scope::ClassPeer);
-            let at = ScopeRef::ClassPeer(at, peer);
-            visit(Ancestor { at, node, ceilings: peer_ceilings, observes })?;
-        }
-        let observes = observe.contains(Scope::Class);
-        visit(Ancestor { at: ScopeRef::Class(at), node, ceilings, observes })
     }
 
     /// [Climbs](Self::climb_class) to the top.
     pub(super) fn each_of_class(
         &mut self,
-        at: ClassRef,
-        peer: Option<PeerRef>,
+        class: NameRef,
+        peer: Option<NameRef>,
         mut visit: impl FnMut(Ancestor<'_>),
     ) {
-        let Ok(()) = self.climb_class(at, peer, |above| {
+        let Ok(()) = self.climb_class(class, peer, |above| {
             visit(above);
             Ok::<_, Infallible>(())
         });
     }
 
+    #[inline(always)]
+    fn visit<E>(
+        &mut self,
+        at: ScopeRef,
+        mut visit: impl FnMut(Ancestor<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.ancestor(at).map_or(Ok(()), &mut visit)
+    }
+
+    /// One scope with the limits in force, if it is still there.
+    #[inline(always)]
+    pub(super) fn ancestor(&mut self, at: ScopeRef) -> Option<Ancestor<'_>> {
+        let observes = self.observe.contains(at.scope());
+        let fixed = &self.ceilings;
+        let (node, ceilings) = match at {
+            ScopeRef::System(of) => (&mut self.systems[of as usize], &fixed.systems[of as usize]),
+            ScopeRef::Transient(of) => {
+                (&mut self.transients[of as usize], &fixed.transients[of as usize])
+            }
+            ScopeRef::Peer(_) | ScopeRef::Class(_) | ScopeRef::ClassPeer(..) => {
+                let scope = self.named.get_mut(at)?;
+                scope.refresh(&self.limits, self.generation);
+                let default = match at {
+                    ScopeRef::Peer(_) => &fixed.peer,
+                    ScopeRef::Class(_) => &fixed.class,
+                    _ => &fixed.class_peer,
+                };
+                (&mut scope.node, scope.own.as_deref().unwrap_or(default))
+            }
+        };
+        Some(Ancestor { at, node, ceilings, observes })
+    }
+
     /// One scope, if it is still there.
     pub(super) fn get_mut(&mut self, at: ScopeRef) -> Option<&mut Node> {
-        Some(match at {
-            ScopeRef::System(partition) => &mut self.partitions[partition as usize].system,
-            ScopeRef::Transient(partition) => &mut self.partitions[partition as usize].transient,
-            ScopeRef::Peer(peer) => &mut self.peers.get_mut(peer)?.node,
-            ScopeRef::Class(class) => &mut self.classes.get_mut(class)?.node,
-            ScopeRef::ClassPeer(class, peer) => &mut self.class_peers.find_mut(class, peer)?.node,
-        })
+        self.ancestor(at).map(|above| above.node)
     }
 
-    /// A peer that may have no memory, if it is there.
-    pub(super) fn barred_peer(&mut self, key: Named<'_, [u8]>) -> Option<PeerRef> {
-        let Self { limits, generation, fixed, peers, .. } = self;
-        let peer = peers.find_mut(key)?;
-        peer.refresh(limits, *generation);
-        let at = peer.at();
-        peer.parts(&fixed.peer).1.bars_memory().then_some(at)
-    }
-
-    /// The limits in force for one of the scopes that always exist.
-    pub(super) fn fixed_ceilings(&self, at: ScopeRef) -> Option<&Ceilings> {
-        match at {
-            ScopeRef::System(partition) => Some(&self.fixed.partitions[partition as usize].system),
-            ScopeRef::Transient(partition) => {
-                Some(&self.fixed.partitions[partition as usize].transient)
-            }
-            ScopeRef::Peer(_) | ScopeRef::Class(_) | ScopeRef::ClassPeer(..) => None,
-        }
+    /// What a system uses.
+    pub(super) fn used(&self, system: Partition) -> Tally {
+        self.systems[system as usize].used
     }
 }
 
 /// Holding and letting go.
 impl Nodes {
-    /// Holds a peer's scope, a class's, and the peer's part of the class; or none of them.
-    pub(super) fn hold(
-        &mut self,
-        peer: Option<Named<'_, [u8]>>,
-        class: Option<Named<'_, str>>,
-    ) -> Result<(Option<PeerRef>, Option<ClassRef>), OutOfMemory> {
-        let Self { limits, generation, peers, classes, class_peers, .. } = self;
-        let peer = peer.map(|peer| peers.hold(peer, limits, *generation)).transpose()?;
-        let class = class.map(|class| classes.hold(class, limits, *generation)).transpose();
-        let held = class.and_then(|class| {
-            let Some((class, peer)) = class.zip(peer) else { return Ok(class) };
-            let part = class_peers.hold(class, peer, 1).inspect_err(|_| classes.release(class));
-            part.map(|()| Some(class))
-        });
-        if let (Err(_), Some(peer)) = (held, peer) {
-            peers.release(peer);
-        }
-        Ok((peer, held?))
+    pub(super) fn hold_peer(&mut self, key: Named<'_>) -> Result<NameRef, OutOfMemory> {
+        self.named.hold(ScopeRef::Peer, key, &self.limits, self.generation)
     }
 
-    /// Lets go of what [`hold`](Self::hold) holds.
-    pub(super) fn release(&mut self, peer: Option<PeerRef>, class: Option<ClassRef>) {
-        self.release_class(class, peer);
+    /// Holds a class, and the peer's part of it if the peer is known; or neither.
+    pub(super) fn hold_class(
+        &mut self,
+        name: Named<'_>,
+        peer: Option<NameRef>,
+    ) -> Result<NameRef, OutOfMemory> {
+        let class = self.named.hold(ScopeRef::Class, name, &self.limits, self.generation)?;
         if let Some(peer) = peer {
-            self.peers.release(peer);
+            let part = self.hold_part(class, peer, 1);
+            part.inspect_err(|_| self.named.release(ScopeRef::Class(class), 1))?;
         }
+        Ok(class)
+    }
+
+    /// Holds a peer's part of a class this many times.
+    pub(super) fn hold_part(
+        &mut self,
+        class: NameRef,
+        peer: NameRef,
+        holders: u32,
+    ) -> Result<(), OutOfMemory> {
+        self.named.hold_part((class, peer), holders, &self.limits, self.generation)
     }
 
     /// Lets go of a class, and of the peer's part of it if the peer is known.
-    pub(super) fn release_class(&mut self, class: Option<ClassRef>, peer: Option<PeerRef>) {
-        let Some(class) = class else { return };
+    pub(super) fn release_class(&mut self, class: NameRef, peer: Option<NameRef>) {
         if let Some(peer) = peer {
-            self.class_peers.release(class, peer, 1);
+            self.named.release(ScopeRef::ClassPeer(class, peer), 1);
         }
-        self.classes.release(class);
+        self.named.release(ScopeRef::Class(class), 1);
     }
 
-    /// Holds a scope once more, with those that it belongs to. `false`: it is gone.
+    /// Holds a scope once more. `false`: it is gone.
     pub(super) fn hold_again(&mut self, at: ScopeRef) -> bool {
-        if self.get_mut(at).is_none() {
-            return false;
-        }
-        match at {
-            ScopeRef::System(_) | ScopeRef::Transient(_) => true,
-            ScopeRef::Peer(peer) => {
-                self.peers.hold_again(peer);
-                true
-            }
-            ScopeRef::Class(class) => {
-                self.classes.hold_again(class);
-                true
-            }
-            ScopeRef::ClassPeer(class, peer) => {
-                let held = self.class_peers.hold(class, peer, 1).is_ok();
-                if held {
-                    self.peers.hold_again(peer);
-                    self.classes.hold_again(class);
-                }
-                held
-            }
-        }
+        self.named.hold_again(at);
+        self.get_mut(at).is_some()
     }
 
     /// Lets go of what [`hold_again`](Self::hold_again) holds.
     pub(super) fn release_again(&mut self, at: ScopeRef) {
-        match at {
-            ScopeRef::System(_) | ScopeRef::Transient(_) => {}
-            ScopeRef::Peer(peer) => self.peers.release(peer),
-            ScopeRef::Class(class) => self.classes.release(class),
-            ScopeRef::ClassPeer(class, peer) => self.release(Some(peer), Some(class)),
+        self.named.release(at, 1);
+    }
+
+    /// Lets go of every scope that a connection holds.
+    pub(super) fn release(&mut self, parents: Parents) {
+        if let Some(class) = parents.class {
+            self.release_class(class, parents.peer());
+        }
+        if let Some(peer) = parents.peer() {
+            self.named.release(ScopeRef::Peer(peer), 1);
         }
     }
 }
 
-impl FixedCeilings {
+impl AllCeilings {
     fn new(limits: &Limits) -> Self {
-        let partition = |system, transient| PartitionCeilings {
-            system: Ceilings::new(system),
-            transient: Ceilings::new(transient),
-        };
+        let both = |of: [_; 2]| of.map(Ceilings::new);
         Self {
             stream: Ceilings::new(limits.stream),
             connection: Ceilings::new(limits.connection),
             peer: Ceilings::new(limits.peer),
-            partitions: [
-                partition(limits.system, limits.transient),
-                partition(limits.allowlisted_system, limits.allowlisted_transient),
-            ],
+            class: Ceilings::new(limits.class_default),
+            class_peer: Ceilings::new(limits.class_peer_default),
+            systems: both([limits.system, limits.allowlisted_system]),
+            transients: both([limits.transient, limits.allowlisted_transient]),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Scopes are read part by part, with the lock let go in between and memory for the rows reserved
 //! before it is taken, so that a report on a million of them holds no thread up for long.
 
+use super::named::{NamedScope, class_name};
 use super::nodes::Nodes;
 use super::table::PARTS;
 use super::{Member, Partition, Refusals, ScopeRef, Tree};
@@ -27,19 +28,17 @@ impl<M: Member> Tree<M> {
         let partitions = [Partition::Ordinary, Partition::Allowlisted];
         let fixed = partitions.map(|of| [ScopeRef::System(of), ScopeRef::Transient(of)]);
         for at in fixed.into_iter().flatten() {
-            let mut scopes = self.lock();
-            let nodes = &mut scopes.nodes;
-            let limits = nodes.fixed_ceilings(at).map(|ceilings| ceilings.limits);
-            if let (Some(limits), Some(node)) = (limits, nodes.get_mut(at)) {
-                let usage = node.used.usage();
+            if let Some(above) = self.lock().nodes.ancestor(at) {
+                let (usage, limits) = (above.node.used.usage(), above.ceilings.limits);
                 rows.push(ScopeRow { scope: at.scope(), class: None, peer: None, usage, limits });
             }
         }
         for part in 0..PARTS {
             // Room for the rows is made without the lock.
-            let expected = self.lock().nodes.part_len(part);
+            let expected = self.lock().nodes.named.table.part(part).len();
             rows.reserve(expected + expected / 8 + 8);
-            self.lock().nodes.read_part(part, &mut rows);
+            let nodes = &self.lock().nodes;
+            rows.extend(nodes.named.table.part(part).iter().map(|scope| nodes.row(scope)));
         }
         rows
     }
@@ -57,44 +56,24 @@ impl<M: Member> Tree<M> {
 
     /// What the ordinary system uses.
     pub(crate) fn system_usage(&self) -> Usage {
-        let mut scopes = self.lock();
-        let system = scopes.nodes.get_mut(ScopeRef::System(Partition::Ordinary));
-        system.map(|node| node.used.usage()).unwrap_or_default()
+        self.lock().nodes.used(Partition::Ordinary).usage()
     }
 }
 
 impl Nodes {
-    fn part_len(&self, part: usize) -> usize {
-        let Self { peers, classes, class_peers, .. } = self;
-        let [peers, classes] = [peers.table.part(part).len(), classes.table.part(part).len()];
-        peers + classes + class_peers.table.part(part).len()
-    }
-
-    fn read_part(&self, part: usize, rows: &mut Vec<ScopeRow>) {
-        let (all, Self { peers, classes, class_peers, .. }) = (self.limits(), self);
-        rows.extend(classes.table.part(part).iter().map(|class| ScopeRow {
-            scope: Scope::Class,
-            class: Some(class.name().into()),
-            peer: None,
-            usage: class.node.used.usage(),
-            limits: *all.of_class(class.name()),
-        }));
-        rows.extend(peers.table.part(part).iter().map(|peer| ScopeRow {
-            scope: Scope::Peer,
-            class: None,
-            peer: Some(PeerKey::of_bounded(peer.key())),
-            usage: peer.node.used.usage(),
-            limits: *all.peers.get(peer.key()).unwrap_or(&all.peer),
-        }));
-        rows.extend(class_peers.table.part(part).iter().filter_map(|both| {
-            let class = classes.get(both.class)?.name();
-            Some(ScopeRow {
-                scope: Scope::ClassPeer,
-                class: Some(class.into()),
-                peer: Some(PeerKey::of_bounded(peers.get(both.peer)?.key())),
-                usage: both.node.used.usage(),
-                limits: *all.of_class_peer(class),
-            })
-        }));
+    fn row(&self, of: &NamedScope) -> ScopeRow {
+        let (all, at, usage) = (self.limits(), of.at(), of.node.used.usage());
+        let peer = match at {
+            ScopeRef::ClassPeer(_, peer) => self.named.get(ScopeRef::Peer(peer)),
+            _ => Some(of),
+        };
+        let peer = peer.map(|peer| PeerKey::of_bounded(peer.name()));
+        let class = class_name(of.name());
+        let (class, peer, limits) = match at.scope() {
+            Scope::Peer => (None, peer, all.peers.get(of.name()).unwrap_or(&all.peer)),
+            Scope::Class => (Some(class), None, all.of_class(class)),
+            _ => (Some(class), peer, all.of_class_peer(class)),
+        };
+        ScopeRow { scope: at.scope(), class: class.map(Into::into), peer, usage, limits: *limits }
     }
 }
