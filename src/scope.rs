@@ -183,7 +183,9 @@ impl ScopeRef {
     fn name(self) -> Option<NameRef> {
         match self {
             ScopeRef::System(_) | ScopeRef::Transient(_) => None,
-            ScopeRef::Peer(name) | ScopeRef::Class(name) | ScopeRef::ClassPeer(_, name) => Some(name),
+            ScopeRef::Peer(name) | ScopeRef::Class(name) | ScopeRef::ClassPeer(_, name) => {
+                Some(name)
+            }
         }
     }
 
@@ -214,7 +216,9 @@ impl ScopeRef {
     fn differs(self, from: Parents, to: Parents) -> bool {
         match self {
             ScopeRef::System(_) => from.partition() != to.partition(),
-            ScopeRef::Transient(_) => from.partition() != to.partition() || from.peer() != to.peer(),
+            ScopeRef::Transient(_) => {
+                from.partition() != to.partition() || from.peer() != to.peer()
+            }
             ScopeRef::Peer(_) | ScopeRef::ClassPeer(..) => from.peer() != to.peer(),
             ScopeRef::Class(_) => from.class != to.class,
         }

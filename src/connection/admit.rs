@@ -30,7 +30,8 @@ impl Connection {
     /// Charges a connection and enters it in the registry; or charges nothing.
     pub(crate) fn admit(shared: &Arc<Shared>, terms: Terms<'_>) -> Result<Arc<Self>, AdmitError> {
         let peer = terms.peer.map(|key| Named::new(key, &shared.hot.hasher)).transpose()?;
-        let class = terms.class.map(|name| Named::new(name.as_bytes(), &shared.hot.hasher)).transpose()?;
+        let class =
+            terms.class.map(|name| Named::new(name.as_bytes(), &shared.hot.hasher)).transpose()?;
         let now = shared.read_clock();
         let refuse = |refused: Refused| {
             shared.tree.lock().count_refusal(&refused);

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 
-use super::demand::{Ceilings, Demand};
+use super::demand::Demand;
 use super::members::{Member, OwnIdle};
 use super::named::NameRef;
 use super::node::Ancestor;
@@ -119,7 +119,8 @@ impl Charge<'_> {
         let peer = moves.to.peer();
         if let Some(class) = class {
             let demand = &self.request.of_stream_class();
-            nodes.climb_class(class, peer, |above| visit(Asked { above, demand, enters: false }))?;
+            nodes
+                .climb_class(class, peer, |above| visit(Asked { above, demand, enters: false }))?;
         }
         for share in moves.streams {
             let demand = &Demand::new(share.usage);
@@ -169,15 +170,14 @@ impl<M: Member> Scopes<M> {
         moves: &Move<'_>,
         take: impl FnOnce() -> Option<T>,
     ) -> Result<Option<T>, Shortfall> {
+        if !self.has_room(charge, moves) {
+            self.check(charge, moves)?;
+        }
         let id = charge.idle.id;
         let is_listed = moves.entering.is_some() && self.members.get(id).is_some();
-        self.check_own(charge)?;
-        charge.each_asked(moves, &mut self.nodes, |Asked { above, demand, enters }| {
-            if let Err(refused) = above.check(demand) {
-                return Err(Shortfall { refused, at: Some(above.at), enters });
-            }
-            if is_listed && enters { Ok(above.node.reserve()?) } else { Ok(()) }
-        })?;
+        if is_listed {
+            self.nodes.climb(moves.to, |above| above.node.reserve())?;
+        }
         let Some(taken) = take() else { return Ok(None) };
         if self.is_observing() {
             self.observe(charge, moves);
@@ -203,21 +203,33 @@ impl<M: Member> Scopes<M> {
         Ok(Some(taken))
     }
 
-    /// Checks the limits of a stream and of the connection.
-    #[inline]
-    fn check_own(&self, charge: &Charge<'_>) -> Result<(), Refused> {
-        let Nodes { ceilings, observe, .. } = &self.nodes;
-        if let Some(StreamCharge { in_use, .. }) = charge.stream
-            && !observe.contains(Scope::Stream)
-        {
-            let demand = charge.request.of_stream();
-            ceilings.stream.check(Scope::Stream, &Tally::of_memory(in_use), &demand)?;
-        }
-        let connection = match observe.contains(Scope::Connection) {
-            true => &Ceilings::NONE,
-            false => &ceilings.connection,
+    #[inline(always)]
+    fn has_room(&mut self, charge: &Charge<'_>, moves: &Move<'_>) -> bool {
+        let own = self.nodes.own_ceilings(Scope::Connection);
+        let own_fits = own.fit(&charge.own, charge.request)
+            && charge.stream.is_none_or(|stream| {
+                let (used, demand) = (Tally::of_memory(stream.in_use), charge.request.of_stream());
+                self.nodes.own_ceilings(Scope::Stream).fit(&used, &demand)
+            });
+        let ask = |Asked { above, demand, .. }: Asked<'_>| {
+            if above.has_room(demand) { Ok(()) } else { Err(()) }
         };
-        connection.check(Scope::Connection, &charge.own, charge.request)
+        own_fits && charge.each_asked(moves, &mut self.nodes, ask).is_ok()
+    }
+
+    /// As [`has_room`](Self::has_room), with an error that tells where there is none.
+    #[cold]
+    fn check(&mut self, charge: &Charge<'_>, moves: &Move<'_>) -> Result<(), Shortfall> {
+        if let Some(StreamCharge { in_use, .. }) = charge.stream {
+            let (used, demand) = (Tally::of_memory(in_use), charge.request.of_stream());
+            self.nodes.own_ceilings(Scope::Stream).check(Scope::Stream, &used, &demand)?;
+        }
+        let own = self.nodes.own_ceilings(Scope::Connection);
+        own.check(Scope::Connection, &charge.own, charge.request)?;
+        charge.each_asked(moves, &mut self.nodes, |Asked { above, demand, enters }| {
+            let checked = above.check(demand);
+            checked.map_err(|refused| Shortfall { refused, at: Some(above.at), enters })
+        })
     }
 
     /// Counts what every scope that only observes would have refused. Idle blocks in its way do not

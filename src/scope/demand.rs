@@ -80,56 +80,57 @@ impl Ceilings {
         self.limits.memory == Limit::Blocked
     }
 
-    /// Whether `request` fits on top of `used`; if not, the first resource that does not.
+    /// Whether `request` fits on top of `used`.
     #[inline(always)]
+    pub(super) fn fit(&self, used: &Tally, request: &Demand) -> bool {
+        // Most requests are for memory alone.
+        let counts_fit = || {
+            request.usage.counts == [0; LANES]
+                || (0..LANES).fold(0, |all, lane| all | self.excess(lane, used, request)) == 0
+        };
+        self.memory_fits(used, request) && counts_fit()
+    }
+
+    #[inline(always)]
+    fn memory_fits(&self, used: &Tally, request: &Demand) -> bool {
+        let others = used.memory.saturating_sub(request.idle_bytes);
+        request.usage.memory == 0
+            || match (others.checked_add(request.usage.memory), self.limits.memory) {
+                (Some(sum), Limit::Max(max)) => sum <= request.priority.share_of(max),
+                (Some(_), Limit::Unlimited) => true,
+                (Some(_), Limit::Blocked) | (None, _) => false,
+            }
+    }
+
+    /// What is asked for in a lane, if there is no room for it, or else zero: in this form all lanes
+    /// are compared at once.
+    #[inline(always)]
+    fn excess(&self, lane: usize, used: &Tally, request: &Demand) -> i32 {
+        // Below zero where a limit was lowered below what is in use.
+        let headroom = self.counts[lane] - used.counts[lane];
+        let more = request.usage.counts[lane];
+        if more > headroom { more } else { 0 }
+    }
+
+    /// As [`fit`](Self::fit); if not, an error that names the first resource that does not fit.
+    #[cold]
     pub(super) fn check(
         &self,
         scope: Scope,
         used: &Tally,
         request: &Demand,
     ) -> Result<(), Refused> {
-        let memory_fits = request.usage.memory == 0 || {
-            let others = used.memory.saturating_sub(request.idle_bytes);
-            match (others.checked_add(request.usage.memory), self.limits.memory) {
-                (Some(sum), Limit::Max(max)) => sum <= request.priority.share_of(max),
-                (Some(_), Limit::Unlimited) => true,
-                (Some(_), Limit::Blocked) | (None, _) => false,
-            }
-        };
-        let mut over = [false; LANES];
-        for (lane, over) in over.iter_mut().enumerate() {
-            // Below zero where a limit was lowered below what is in use.
-            let headroom = self.counts[lane] - used.counts[lane];
-            let more = request.usage.counts[lane];
-            *over = (more > headroom) & (more > 0);
-        }
-        if memory_fits & (over == [false; LANES]) {
-            Ok(())
-        } else {
-            Err(self.refusal(scope, used, request, memory_fits, over))
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn refusal(
-        &self,
-        scope: Scope,
-        used: &Tally,
-        request: &Demand,
-        memory_fits: bool,
-        over: [bool; LANES],
-    ) -> Refused {
-        if !memory_fits {
+        if !self.memory_fits(used, request) {
             let others = used.memory.saturating_sub(request.idle_bytes);
             let (limit, requested) = (self.limits.memory, request.usage.memory);
-            return Refused::new(scope, Resource::Memory, limit, others, requested)
-                .at(request.priority);
+            let refused = Refused::new(scope, Resource::Memory, limit, others, requested);
+            return Err(refused.at(request.priority));
         }
-        let first = Lane::ALL.into_iter().find(|(lane, _)| over[*lane as usize]);
-        let (lane, resource) = first.expect("memory or a count does not fit");
+        let mut lanes = Lane::ALL.into_iter();
+        let first = lanes.find(|(lane, _)| self.excess(*lane as usize, used, request) > 0);
+        let Some((lane, resource)) = first else { return Ok(()) };
         let (used, requested) = (used.count(lane).into(), request.usage.count(lane).into());
-        Refused::new(scope, resource, self.limits.of(resource), used, requested)
+        Err(Refused::new(scope, resource, self.limits.of(resource), used, requested))
     }
 }
 
@@ -208,7 +209,9 @@ mod tests {
                 }
             }
             let request = Demand::new(more).at(priority);
-            let checked = Ceilings::new(limits).check(Scope::System, &used, &request);
+            let ceilings = Ceilings::new(limits);
+            let checked = ceilings.check(Scope::System, &used, &request);
+            assert_eq!(ceilings.fit(&used, &request), checked.is_ok());
             let refusal = checked.err().map(|r| (r.resource(), r.in_use(), r.requested()));
             assert_eq!(refusal, first);
             refused += u32::from(first.is_some());

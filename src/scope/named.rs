@@ -103,7 +103,7 @@ impl NamedScopes {
     /// Finds or makes the scope that a name has, of a peer or of a class, and holds it.
     pub(super) fn hold(
         &mut self,
-        kind: fn(NameRef) -> ScopeRef,
+        kind: impl Fn(NameRef) -> ScopeRef + Copy,
         name: Named<'_>,
         limits: &Limits,
         generation: u32,
@@ -177,12 +177,12 @@ impl NamedScopes {
     #[inline]
     pub(super) fn find(
         &mut self,
-        kind: fn(NameRef) -> ScopeRef,
+        kind: impl Fn(NameRef) -> ScopeRef + Copy,
         name: Named<'_>,
     ) -> Option<&mut NamedScope> {
         let hash = name.hash & !(NameRef::NTH | NameRef::FREE_BITS);
         let is_it = |scope: &TryBox<NamedScope>| {
-            scope.at.name().map(kind) == Some(scope.at) && scope.name() == name.name
+            scope.at.name().is_some_and(|at| scope.at == kind(at)) && scope.name() == name.name
         };
         self.table.find_mut(hash, is_it).map(|scope| &mut **scope)
     }

@@ -43,9 +43,18 @@ impl Ancestor<'_> {
     /// Whether there is room for `request`. A scope that only observes has room for all that can be
     /// counted.
     #[inline(always)]
+    pub(super) fn has_room(&self, request: &Demand) -> bool {
+        self.enforced().fit(&self.node.used, request)
+    }
+
+    /// As [`has_room`](Self::has_room), with an error that tells why not.
     pub(super) fn check(&self, request: &Demand) -> Result<(), Refused> {
-        let ceilings = if self.observes { &Ceilings::NONE } else { self.ceilings };
-        ceilings.check(self.at.scope(), &self.node.used, request)
+        self.enforced().check(self.at.scope(), &self.node.used, request)
+    }
+
+    #[inline(always)]
+    fn enforced(&self) -> &Ceilings {
+        if self.observes { &Ceilings::NONE } else { self.ceilings }
     }
 
     /// What a scope that only observes would have refused. Idle blocks in its way do not count.

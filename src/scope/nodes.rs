@@ -6,6 +6,7 @@ use super::demand::Ceilings;
 use super::named::{NameRef, NamedScopes};
 use super::node::{Ancestor, Node};
 use super::{Named, Parents, Partition, ScopeRef};
+use crate::error::Scope;
 use crate::limits::{Limits, Observe};
 use crate::sync::Arc;
 use crate::try_box::OutOfMemory;
@@ -157,6 +158,16 @@ impl Nodes {
             }
         };
         Some(Ancestor { at, node, ceilings, observes })
+    }
+
+    /// The limits of each connection, or of each stream.
+    #[inline(always)]
+    pub(super) fn own_ceilings(&self, of: Scope) -> &Ceilings {
+        match of {
+            of if self.observe.contains(of) => &Ceilings::NONE,
+            Scope::Stream => &self.ceilings.stream,
+            _ => &self.ceilings.connection,
+        }
     }
 
     /// One scope, if it is still there.

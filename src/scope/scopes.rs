@@ -85,7 +85,12 @@ impl<M: Member> Scopes<M> {
 
     /// Ends a connection: `ended` goes off every scope, and what it leaves behind off those that do
     /// not count it any more. Lets go of these, and returns those that do.
-    pub(crate) fn depart(&mut self, parents: Parents, ended: &Tally, left_behind: &Tally) -> Parents {
+    pub(crate) fn depart(
+        &mut self,
+        parents: Parents,
+        ended: &Tally,
+        left_behind: &Tally,
+    ) -> Parents {
         let mut all = *ended;
         all.add(left_behind);
         self.nodes.each(parents, |above| {
@@ -106,9 +111,7 @@ impl<M: Member> Scopes<M> {
     #[inline]
     pub(crate) fn allow_visit(&mut self, visit: &Visit) -> Result<(), Shortfall> {
         match visit.refused() {
-            Some(refused) if !self.nodes.observe.contains(Scope::Subnet) => {
-                Err((*refused).into())
-            }
+            Some(refused) if !self.nodes.observe.contains(Scope::Subnet) => Err((*refused).into()),
             _ => Ok(self.subnets.reserve(visit)?),
         }
     }
@@ -124,11 +127,7 @@ impl<M: Member> Scopes<M> {
     }
 
     /// As [`is_allowlisted`](Self::is_allowlisted), of a peer that the connection is to be bound to.
-    pub(crate) fn is_peer_allowlisted(
-        &self,
-        address: Option<IpAddr>,
-        peer: Named<'_>,
-    ) -> bool {
+    pub(crate) fn is_peer_allowlisted(&self, address: Option<IpAddr>, peer: Named<'_>) -> bool {
         self.nodes.limits().allow.covers(address, Some(peer.name))
     }
 
@@ -153,9 +152,8 @@ impl<M: Member> Scopes<M> {
         let peer = self.nodes.hold_peer(key)?;
         let to = Parents::new(Some(peer), from.class, partition);
         let mut parts = class_parts(to, streams);
-        let failed = parts.position(|(class, holders)| {
-            self.nodes.hold_part(class, peer, holders).is_err()
-        });
+        let failed =
+            parts.position(|(class, holders)| self.nodes.hold_part(class, peer, holders).is_err());
         let Some(failed) = failed else { return Ok(to) };
         self.release_parts(to, class_parts(to, streams).take(failed));
         Err(OutOfMemory)
@@ -197,9 +195,8 @@ impl<M: Member> Scopes<M> {
         let barred = self.nodes.ceilings.connection.bars_memory()
             && !self.nodes.observe.contains(Scope::Connection);
         let Self { nodes, members, .. } = self;
-        let welcome = nodes.climb(parents, |above| {
-            if above.may_cache() { Ok(()) } else { Err(()) }
-        });
+        let welcome =
+            nodes.climb(parents, |above| if above.may_cache() { Ok(()) } else { Err(()) });
         !barred && welcome.is_ok() && members.list(id, member, nodes, parents)
     }
 
