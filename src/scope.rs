@@ -65,6 +65,7 @@ pub(crate) use charge::{Charge, Shortfall, StreamCharge, StreamShare};
 pub(crate) use demand::Demand;
 pub(crate) use members::{Member, OwnIdle};
 pub(crate) use named::NameRef;
+use named::Names;
 use nodes::Nodes;
 pub(crate) use refusals::Refusals;
 pub(crate) use scopes::Scopes;
@@ -110,10 +111,7 @@ const _: () = assert!(size_of::<Parents>() == 16);
 pub(crate) enum ScopeRef {
     System(Partition),
     Transient(Partition),
-    Peer(NameRef),
-    Class(NameRef),
-    /// A class, and the peer whose part of it this is.
-    ClassPeer(NameRef, NameRef),
+    Named(Names),
 }
 
 /// A connection has at most one scope of each rank above it. They are asked in this order.
@@ -179,16 +177,6 @@ impl Parents {
 }
 
 impl ScopeRef {
-    /// The name of the scope of a peer or of a class; of the peer whose part of a class it is.
-    fn name(self) -> Option<NameRef> {
-        match self {
-            ScopeRef::System(_) | ScopeRef::Transient(_) => None,
-            ScopeRef::Peer(name) | ScopeRef::Class(name) | ScopeRef::ClassPeer(_, name) => {
-                Some(name)
-            }
-        }
-    }
-
     #[inline]
     fn scope(self) -> Scope {
         match self {
@@ -196,39 +184,48 @@ impl ScopeRef {
             ScopeRef::System(Partition::Allowlisted) => Scope::AllowlistedSystem,
             ScopeRef::Transient(Partition::Ordinary) => Scope::Transient,
             ScopeRef::Transient(Partition::Allowlisted) => Scope::AllowlistedTransient,
-            ScopeRef::Peer(_) => Scope::Peer,
-            ScopeRef::Class(_) => Scope::Class,
-            ScopeRef::ClassPeer(..) => Scope::ClassPeer,
+            ScopeRef::Named(Names { class: None, .. }) => Scope::Peer,
+            ScopeRef::Named(Names { class: Some(_), peer: None }) => Scope::Class,
+            ScopeRef::Named(Names { class: Some(_), peer: Some(_) }) => Scope::ClassPeer,
         }
     }
 
     #[inline]
     fn rank(self) -> Rank {
-        match self {
-            ScopeRef::Peer(_) | ScopeRef::Transient(_) => Rank::PeerOrTransient,
-            ScopeRef::ClassPeer(..) => Rank::ClassPeer,
-            ScopeRef::Class(_) => Rank::Class,
-            ScopeRef::System(_) => Rank::System,
+        match self.scope() {
+            Scope::ClassPeer => Rank::ClassPeer,
+            Scope::Class => Rank::Class,
+            Scope::System | Scope::AllowlistedSystem => Rank::System,
+            _ => Rank::PeerOrTransient,
         }
     }
 
     /// Whether a move between two places changes this scope.
+    #[inline]
     fn differs(self, from: Parents, to: Parents) -> bool {
+        let partitions_differ = from.partition() != to.partition();
         match self {
-            ScopeRef::System(_) => from.partition() != to.partition(),
-            ScopeRef::Transient(_) => {
-                from.partition() != to.partition() || from.peer() != to.peer()
-            }
-            ScopeRef::Peer(_) | ScopeRef::ClassPeer(..) => from.peer() != to.peer(),
-            ScopeRef::Class(_) => from.class != to.class,
+            ScopeRef::System(_) => partitions_differ,
+            ScopeRef::Transient(_) => partitions_differ || from.peer() != to.peer(),
+            ScopeRef::Named(Names { peer: Some(_), .. }) => from.peer() != to.peer(),
+            ScopeRef::Named(_) => from.class != to.class,
+        }
+    }
+
+    /// Whether it counts what a connection leaves behind.
+    fn counts_departed(self) -> bool {
+        match self {
+            ScopeRef::System(_) => true,
+            ScopeRef::Transient(_) => false,
+            ScopeRef::Named(names) => names.class.is_none(),
         }
     }
 
     /// Whether the idle blocks of a connection below `parents` are charged here.
     pub(crate) fn counts(self, parents: Parents) -> bool {
         match self {
-            ScopeRef::Class(class) | ScopeRef::ClassPeer(class, _) => parents.class == Some(class),
-            ScopeRef::System(_) | ScopeRef::Transient(_) | ScopeRef::Peer(_) => true,
+            ScopeRef::Named(Names { class: Some(class), .. }) => parents.class == Some(class),
+            _ => true,
         }
     }
 }
@@ -254,7 +251,7 @@ impl<M: Member> Tree<M> {
     /// The name of a peer that is held.
     pub(crate) fn peer_name(&self, peer: NameRef) -> Option<PeerKey> {
         let scopes = self.lock();
-        let peer = scopes.nodes.named.get(ScopeRef::Peer(peer));
+        let peer = scopes.nodes.named.get(Names::peer(peer));
         peer.map(|peer| PeerKey::of_bounded(peer.name()))
     }
 }
@@ -314,7 +311,8 @@ impl<M: Member> Tree<M> {
     pub(crate) fn barred_peer(&self, key: &PeerKey) -> Option<ScopeRef> {
         let key = Named::new(key.as_bytes(), &self.hasher).ok()?;
         let mut scopes = self.lock();
-        let at = scopes.nodes.named.find(ScopeRef::Peer, key)?.at();
+        let at = scopes.nodes.named.find(Names::peer, key)?.of();
+        let at = ScopeRef::Named(at);
         scopes.nodes.ancestor(at)?.ceilings.bars_memory().then_some(at)
     }
 

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 
 use super::demand::Demand;
 use super::members::{Member, OwnIdle};
-use super::named::NameRef;
+use super::named::{NameRef, Names};
 use super::node::Ancestor;
 use super::nodes::Nodes;
 use super::{Parents, ScopeRef, Scopes};
@@ -125,7 +125,7 @@ impl Charge<'_> {
         for share in moves.streams {
             let demand = &Demand::new(share.usage);
             if let Some(peer) = peer
-                && let Some(above) = nodes.ancestor(ScopeRef::ClassPeer(share.class, peer))
+                && let Some(above) = nodes.ancestor(ScopeRef::Named(Names::part(share.class, peer)))
             {
                 visit(Asked { above, demand, enters: false })?;
             }

@@ -9,10 +9,10 @@
 
 use std::num::NonZeroU64;
 
+use super::Named;
 use super::demand::Ceilings;
 use super::node::Node;
 use super::table::{Hashed, Table};
-use super::{Named, ScopeRef};
 use crate::keyed::{KeyBytes, spread};
 use crate::limits::{Limits, ScopeLimits};
 use crate::try_box::{OutOfMemory, TryBox};
@@ -49,9 +49,44 @@ impl NameRef {
     }
 }
 
+/// Which scope it is: a class's, a peer's, or the peer's part of the class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    pub(super) class: Option<NameRef>,
+    pub(super) peer: Option<NameRef>,
+}
+
+impl Names {
+    #[inline]
+    pub(super) fn peer(peer: NameRef) -> Self {
+        Self { class: None, peer: Some(peer) }
+    }
+
+    pub(super) fn class(class: NameRef) -> Self {
+        Self { class: Some(class), peer: None }
+    }
+
+    pub(super) fn part(class: NameRef, peer: NameRef) -> Self {
+        Self { class: Some(class), peer: Some(peer) }
+    }
+
+    /// The name of the class or of the peer; of a part, that of the peer.
+    fn name(self) -> Option<NameRef> {
+        self.peer.or(self.class)
+    }
+
+    #[inline]
+    fn hash(self) -> u64 {
+        match (self.class, self.peer) {
+            (Some(class), Some(peer)) => spread(class.hash() ^ peer.hash().rotate_left(1)),
+            (one, other) => one.or(other).map_or(0, NameRef::hash),
+        }
+    }
+}
+
 /// One scope that has a name.
 pub(super) struct NamedScope {
-    at: ScopeRef,
+    of: Names,
     holders: u32,
     /// Of the limits that `own` was looked up in.
     generation: u32,
@@ -63,8 +98,8 @@ pub(super) struct NamedScope {
 }
 
 impl NamedScope {
-    pub(super) fn at(&self) -> ScopeRef {
-        self.at
+    pub(super) fn of(&self) -> Names {
+        self.of
     }
 
     pub(super) fn name(&self) -> &[u8] {
@@ -76,7 +111,7 @@ impl NamedScope {
     #[inline]
     pub(super) fn refresh(&mut self, limits: &Limits, generation: u32) {
         if self.generation != generation
-            && let Ok(own) = own_ceilings(self.at, self.name(), limits)
+            && let Ok(own) = own_ceilings(self.of, self.name(), limits)
         {
             (self.own, self.generation) = (own, generation);
         }
@@ -86,7 +121,7 @@ impl NamedScope {
 impl Hashed for TryBox<NamedScope> {
     #[inline]
     fn hash(&self) -> u64 {
-        hash_of(self.at)
+        self.of.hash()
     }
 }
 
@@ -103,22 +138,22 @@ impl NamedScopes {
     /// Finds or makes the scope that a name has, of a peer or of a class, and holds it.
     pub(super) fn hold(
         &mut self,
-        kind: impl Fn(NameRef) -> ScopeRef + Copy,
+        kind: impl Fn(NameRef) -> Names + Copy,
         name: Named<'_>,
         limits: &Limits,
         generation: u32,
     ) -> Result<NameRef, OutOfMemory> {
         if let Some(scope) = self.find(kind, name)
-            && let Some(at) = scope.at.name()
+            && let Some(found) = scope.of.name()
         {
             scope.holders += 1;
-            return Ok(at);
+            return Ok(found);
         }
-        let is_free = |at: &NameRef| self.get(kind(*at)).is_none();
+        let is_free = |name: &NameRef| self.get(kind(*name)).is_none();
         let free = NameRef::all(name.hash).find(is_free);
-        let at = free.expect("no keyed hash has as many names at once");
-        self.insert(kind(at), name.name, 1, limits, generation)?;
-        Ok(at)
+        let free = free.expect("no keyed hash has as many names at once");
+        self.insert(kind(free), name.name, 1, limits, generation)?;
+        Ok(free)
     }
 
     /// Finds or makes a peer's part of a class, which is held, and holds it this many times.
@@ -129,43 +164,42 @@ impl NamedScopes {
         limits: &Limits,
         generation: u32,
     ) -> Result<(), OutOfMemory> {
-        let at = ScopeRef::ClassPeer(class, peer);
-        if let Some(part) = self.get_mut(at) {
+        let of = Names::part(class, peer);
+        if let Some(part) = self.get_mut(of) {
             part.holders += holders;
             return Ok(());
         }
-        let name = self.get(ScopeRef::Class(class)).map(|class| KeyBytes::try_new(class.name()));
+        let name = self.get(Names::class(class)).map(|class| KeyBytes::try_new(class.name()));
         let Some(name) = name.transpose()? else { return Ok(()) };
-        self.insert(at, name.as_bytes(), holders, limits, generation)
+        self.insert(of, name.as_bytes(), holders, limits, generation)
     }
 
     fn insert(
         &mut self,
-        at: ScopeRef,
+        of: Names,
         name: &[u8],
         holders: u32,
         limits: &Limits,
         generation: u32,
     ) -> Result<(), OutOfMemory> {
-        let (own, name) = (own_ceilings(at, name, limits)?, KeyBytes::try_new(name)?);
-        let scope = NamedScope { at, holders, generation, name, own, node: Node::default() };
+        let (own, name) = (own_ceilings(of, name, limits)?, KeyBytes::try_new(name)?);
+        let scope = NamedScope { of, holders, generation, name, own, node: Node::default() };
         self.table.insert(TryBox::new(scope)?)?;
         Ok(())
     }
 
-    /// Holds once more what is held already.
-    pub(super) fn hold_again(&mut self, at: ScopeRef) {
-        if let Some(scope) = self.get_mut(at) {
-            scope.holders += 1;
-        }
+    /// Holds a scope once more. `false`: it is gone.
+    pub(super) fn hold_again(&mut self, of: Names) -> bool {
+        let scope = self.get_mut(of);
+        scope.map(|scope| scope.holders += 1).is_some()
     }
 
     /// Lets go of a scope this many times. It goes with its last holder.
     #[inline]
-    pub(super) fn release(&mut self, at: ScopeRef, holders: u32) {
+    pub(super) fn release(&mut self, of: Names, holders: u32) {
         self.table.remove_if(
-            hash_of(at),
-            |scope| scope.at == at,
+            of.hash(),
+            |scope| scope.of == of,
             |scope| {
                 scope.holders -= holders;
                 scope.holders == 0
@@ -177,46 +211,38 @@ impl NamedScopes {
     #[inline]
     pub(super) fn find(
         &mut self,
-        kind: impl Fn(NameRef) -> ScopeRef + Copy,
+        kind: impl Fn(NameRef) -> Names,
         name: Named<'_>,
     ) -> Option<&mut NamedScope> {
         let hash = name.hash & !(NameRef::NTH | NameRef::FREE_BITS);
         let is_it = |scope: &TryBox<NamedScope>| {
-            scope.at.name().is_some_and(|at| scope.at == kind(at)) && scope.name() == name.name
+            scope.of.name().map(&kind) == Some(scope.of) && scope.name() == name.name
         };
         self.table.find_mut(hash, is_it).map(|scope| &mut **scope)
     }
 
     #[inline]
-    pub(super) fn get(&self, at: ScopeRef) -> Option<&NamedScope> {
-        self.table.find(hash_of(at), |scope| scope.at == at).map(|scope| &**scope)
+    pub(super) fn get(&self, of: Names) -> Option<&NamedScope> {
+        self.table.find(of.hash(), |scope| scope.of == of).map(|scope| &**scope)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, at: ScopeRef) -> Option<&mut NamedScope> {
-        self.table.find_mut(hash_of(at), |scope| scope.at == at).map(|scope| &mut **scope)
-    }
-}
-
-#[inline]
-fn hash_of(at: ScopeRef) -> u64 {
-    match at {
-        ScopeRef::ClassPeer(class, peer) => spread(class.hash() ^ peer.hash().rotate_left(1)),
-        at => at.name().map_or(0, NameRef::hash),
+    pub(super) fn get_mut(&mut self, of: Names) -> Option<&mut NamedScope> {
+        self.table.find_mut(of.hash(), |scope| scope.of == of).map(|scope| &mut **scope)
     }
 }
 
 /// The limits that a scope has of its own.
 fn own_ceilings(
-    at: ScopeRef,
+    of: Names,
     name: &[u8],
     limits: &Limits,
 ) -> Result<Option<TryBox<Ceilings>>, OutOfMemory> {
-    let own: Option<&ScopeLimits> = match at {
-        ScopeRef::Peer(_) if limits.peers.is_empty() => None,
-        ScopeRef::Peer(_) => limits.peers.get(name),
-        ScopeRef::Class(_) => limits.classes.get(class_name(name)),
-        _ => limits.class_peers.get(class_name(name)),
+    let own: Option<&ScopeLimits> = match (of.class, of.peer) {
+        (None, _) if limits.peers.is_empty() => None,
+        (None, _) => limits.peers.get(name),
+        (Some(_), None) => limits.classes.get(class_name(name)),
+        (Some(_), Some(_)) => limits.class_peers.get(class_name(name)),
     };
     own.map(|limits| TryBox::new(Ceilings::new(*limits))).transpose()
 }

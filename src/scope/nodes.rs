@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use super::demand::Ceilings;
-use super::named::{NameRef, NamedScopes};
+use super::named::{NameRef, NamedScopes, Names};
 use super::node::{Ancestor, Node};
 use super::{Named, Parents, Partition, ScopeRef};
 use crate::error::Scope;
@@ -82,7 +82,7 @@ impl Nodes {
     ) -> Result<(), E> {
         let partition = parents.partition();
         if let Some(peer) = parents.peer() {
-            self.visit(ScopeRef::Peer(peer), &mut visit)?;
+            self.visit(ScopeRef::Named(Names::peer(peer)), &mut visit)?;
         } else if !parents.are_departed() {
             self.visit(ScopeRef::Transient(partition), &mut visit)?;
         }
@@ -100,9 +100,9 @@ impl Nodes {
         mut visit: impl FnMut(Ancestor<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         if let Some(peer) = peer {
-            self.visit(ScopeRef::ClassPeer(class, peer), &mut visit)?;
+            self.visit(ScopeRef::Named(Names::part(class, peer)), &mut visit)?;
         }
-        self.visit(ScopeRef::Class(class), visit)
+        self.visit(ScopeRef::Named(Names::class(class)), visit)
     }
 
     /// [Climbs](Self::climb) to the top.
@@ -146,13 +146,13 @@ impl Nodes {
             ScopeRef::Transient(of) => {
                 (&mut self.transients[of as usize], &fixed.transients[of as usize])
             }
-            ScopeRef::Peer(_) | ScopeRef::Class(_) | ScopeRef::ClassPeer(..) => {
-                let scope = self.named.get_mut(at)?;
+            ScopeRef::Named(of) => {
+                let scope = self.named.get_mut(of)?;
                 scope.refresh(&self.limits, self.generation);
-                let default = match at {
-                    ScopeRef::Peer(_) => &fixed.peer,
-                    ScopeRef::Class(_) => &fixed.class,
-                    _ => &fixed.class_peer,
+                let default = match (of.class, of.peer) {
+                    (None, _) => &fixed.peer,
+                    (Some(_), None) => &fixed.class,
+                    (Some(_), Some(_)) => &fixed.class_peer,
                 };
                 (&mut scope.node, scope.own.as_deref().unwrap_or(default))
             }
@@ -184,7 +184,7 @@ impl Nodes {
 /// Holding and letting go.
 impl Nodes {
     pub(super) fn hold_peer(&mut self, key: Named<'_>) -> Result<NameRef, OutOfMemory> {
-        self.named.hold(ScopeRef::Peer, key, &self.limits, self.generation)
+        self.named.hold(Names::peer, key, &self.limits, self.generation)
     }
 
     /// Holds a class, and the peer's part of it if the peer is known; or neither.
@@ -193,10 +193,10 @@ impl Nodes {
         name: Named<'_>,
         peer: Option<NameRef>,
     ) -> Result<NameRef, OutOfMemory> {
-        let class = self.named.hold(ScopeRef::Class, name, &self.limits, self.generation)?;
+        let class = self.named.hold(Names::class, name, &self.limits, self.generation)?;
         if let Some(peer) = peer {
             let part = self.hold_part(class, peer, 1);
-            part.inspect_err(|_| self.named.release(ScopeRef::Class(class), 1))?;
+            part.inspect_err(|_| self.named.release(Names::class(class), 1))?;
         }
         Ok(class)
     }
@@ -214,20 +214,24 @@ impl Nodes {
     /// Lets go of a class, and of the peer's part of it if the peer is known.
     pub(super) fn release_class(&mut self, class: NameRef, peer: Option<NameRef>) {
         if let Some(peer) = peer {
-            self.named.release(ScopeRef::ClassPeer(class, peer), 1);
+            self.named.release(Names::part(class, peer), 1);
         }
-        self.named.release(ScopeRef::Class(class), 1);
+        self.named.release(Names::class(class), 1);
     }
 
     /// Holds a scope once more. `false`: it is gone.
     pub(super) fn hold_again(&mut self, at: ScopeRef) -> bool {
-        self.named.hold_again(at);
-        self.get_mut(at).is_some()
+        match at {
+            ScopeRef::Named(of) => self.named.hold_again(of),
+            ScopeRef::System(_) | ScopeRef::Transient(_) => true,
+        }
     }
 
     /// Lets go of what [`hold_again`](Self::hold_again) holds.
     pub(super) fn release_again(&mut self, at: ScopeRef) {
-        self.named.release(at, 1);
+        if let ScopeRef::Named(of) = at {
+            self.named.release(of, 1);
+        }
     }
 
     /// Lets go of every scope that a connection holds.
@@ -236,7 +240,7 @@ impl Nodes {
             self.release_class(class, parents.peer());
         }
         if let Some(peer) = parents.peer() {
-            self.named.release(ScopeRef::Peer(peer), 1);
+            self.named.release(Names::peer(peer), 1);
         }
     }
 }

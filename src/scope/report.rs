@@ -3,11 +3,10 @@
 //! Scopes are read part by part, with the lock let go in between and memory for the rows reserved
 //! before it is taken, so that a report on a million of them holds no thread up for long.
 
-use super::named::{NamedScope, class_name};
+use super::named::{NamedScope, Names, class_name};
 use super::nodes::Nodes;
 use super::table::PARTS;
 use super::{Member, Partition, Refusals, ScopeRef, Tree};
-use crate::error::Scope;
 use crate::name::PeerKey;
 use crate::report::ScopeRow;
 use crate::usage::Usage;
@@ -61,19 +60,20 @@ impl<M: Member> Tree<M> {
 }
 
 impl Nodes {
-    fn row(&self, of: &NamedScope) -> ScopeRow {
-        let (all, at, usage) = (self.limits(), of.at(), of.node.used.usage());
-        let peer = match at {
-            ScopeRef::ClassPeer(_, peer) => self.named.get(ScopeRef::Peer(peer)),
-            _ => Some(of),
+    fn row(&self, scope: &NamedScope) -> ScopeRow {
+        let (all, of, name) = (self.limits(), scope.of(), scope.name());
+        let peer = of.peer.and_then(|peer| self.named.get(Names::peer(peer)));
+        let (limits, class) = match (of.class, of.peer) {
+            (None, _) => (all.peers.get(name).unwrap_or(&all.peer), None),
+            (Some(_), None) => (all.of_class(class_name(name)), Some(class_name(name))),
+            (Some(_), Some(_)) => (all.of_class_peer(class_name(name)), Some(class_name(name))),
         };
-        let peer = peer.map(|peer| PeerKey::of_bounded(peer.name()));
-        let class = class_name(of.name());
-        let (class, peer, limits) = match at.scope() {
-            Scope::Peer => (None, peer, all.peers.get(of.name()).unwrap_or(&all.peer)),
-            Scope::Class => (Some(class), None, all.of_class(class)),
-            _ => (Some(class), peer, all.of_class_peer(class)),
-        };
-        ScopeRow { scope: at.scope(), class: class.map(Into::into), peer, usage, limits: *limits }
+        ScopeRow {
+            scope: ScopeRef::Named(of).scope(),
+            class: class.map(Into::into),
+            peer: peer.map(|peer| PeerKey::of_bounded(peer.name())),
+            usage: scope.node.used.usage(),
+            limits: *limits,
+        }
     }
 }

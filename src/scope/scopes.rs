@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::members::{Member, Members};
-use super::named::NameRef;
+use super::named::{NameRef, Names};
 use super::nodes::Nodes;
 use super::{Named, Parents, Partition, Refusals, ScopeRef, Shortfall, StreamShare};
 use crate::error::{Refused, Scope};
@@ -94,8 +94,7 @@ impl<M: Member> Scopes<M> {
         let mut all = *ended;
         all.add(left_behind);
         self.nodes.each(parents, |above| {
-            let stays = matches!(above.at, ScopeRef::Peer(_) | ScopeRef::System(_));
-            above.node.used.sub(if stays { ended } else { &all });
+            above.node.used.sub(if above.at.counts_departed() { ended } else { &all });
         });
         let departed = parents.departed(left_behind.memory > 0);
         if departed.peer().is_none() {
@@ -133,7 +132,7 @@ impl<M: Member> Scopes<M> {
 
     /// Whether the allow list covers a connection from `address`, with its peer if that is known.
     pub(crate) fn is_allowlisted(&self, parents: Parents, address: Option<IpAddr>) -> bool {
-        let peer = parents.peer().and_then(|peer| self.nodes.named.get(ScopeRef::Peer(peer)));
+        let peer = parents.peer().and_then(|peer| self.nodes.named.get(Names::peer(peer)));
         self.nodes.limits().allow.covers(address, peer.map(|peer| peer.name()))
     }
 }
@@ -167,9 +166,9 @@ impl<M: Member> Scopes<M> {
     fn release_parts(&mut self, to: Parents, parts: impl Iterator<Item = (NameRef, u32)>) {
         let Some(peer) = to.peer() else { return };
         for (class, holders) in parts {
-            self.nodes.named.release(ScopeRef::ClassPeer(class, peer), holders);
+            self.nodes.named.release(Names::part(class, peer), holders);
         }
-        self.nodes.named.release(ScopeRef::Peer(peer), 1);
+        self.nodes.named.release(Names::peer(peer), 1);
     }
 
     /// Finds or makes the class that a stream is to be bound to, and holds it.
