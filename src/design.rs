@@ -141,8 +141,9 @@
 //! bind to another one moves the connection to the ordinary scopes, with its address counted from then
 //! on, or is refused.
 //!
-//! Files: `scope.rs`, `scope/scopes.rs` (charge, move, depart), `scope/nodes.rs` (the way up),
-//! `scope/demand.rs` (what is asked, compared with a limit), `usage.rs`.
+//! Files: `scope.rs`, `scope/charge.rs` (charge, move, credit), `scope/scopes.rs` (how connections come
+//! and go), `scope/nodes.rs` (the way up), `scope/demand.rs` (what is asked, compared with limits),
+//! `scope/named.rs` (peers and classes), `usage.rs`.
 //!
 //! # Limits
 //!

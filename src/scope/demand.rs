@@ -1,4 +1,4 @@
-//! What is asked of a scope, and the one comparison with a limit.
+//! What is asked of a scope, compared with its limits.
 
 use crate::error::{Refused, Resource, Scope};
 use crate::limit::Limit;
