@@ -118,9 +118,9 @@
 //! forms [below](#limits).
 //!
 //! **Parents.** A connection knows its scopes by 16 bytes: the peer, the class, and which of the two
-//! partitions. A reference to a peer is its key's hash and a number that tells keys of the same hash
-//! apart; to a class, a number. There is no pointer in it and no reference count to share between
-//! cores: a scope counts its holders under the lock, and is found by reference without comparing keys.
+//! partitions. A reference to a peer or a class is the hash of its name, in which a few bits tell names of
+//! the same hash apart. There is no pointer in it and no reference count to share between cores: a scope
+//! counts its holders under the lock, and is found by reference without comparing names.
 //!
 //! **Holders.** The scope of a peer, of a class, and of a peer's part of a class exists while something
 //! holds it; the last release takes it out of its table, so nothing has to look for scopes without use.
