@@ -1,11 +1,12 @@
 //! How a connection comes in, and how its peer and its address become known.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::attempt::{Attempts, Stop};
-use super::locked::{Locked, LockedScopes};
+use super::locked::{LockedScopes, Sides};
 use super::remote::Remote;
-use super::state::Ledger;
+use super::state::{Ledger, Streams};
 use super::{Closer, Connection, Shared, State, Terms};
 use crate::error::{AdmitError, BindError, Refused};
 use crate::magazine::Magazine;
@@ -73,7 +74,6 @@ impl Connection {
             hot: shared.hot.clone(),
             magazines: std::array::from_fn(|_| Magazine::new()),
             slot: AtomicU32::new(0),
-            stock: AtomicU32::new(0),
             state: Mutex::new(State { shared: Some(shared), ledger }),
         })
     }
@@ -138,44 +138,33 @@ impl Connection {
 
     fn attempt_bind(&self, peer: Named<'_, [u8]>, attempts: &Attempts) -> Result<(), Stop> {
         let mut locked = self.lock_open()?;
-        let Locked { state, leftovers } = &mut locked;
-        let State { shared, ledger } = &mut **state;
-        let shared = shared.as_deref().ok_or(Stop::Closed)?;
-        let from = ledger.parents;
+        let from = locked.ledger().parents;
         if from.peer().is_some() {
             return Err(Stop::AlreadyBound);
         }
-        let streams = ledger.streams().map(|streams| streams.shares()).transpose()?;
+        let streams = locked.ledger().streams().map(Streams::shares).transpose()?;
         let streams = streams.unwrap_or_default();
+        let mut sides = locked.sides(self)?;
         // A connection that was let in on trust may have to go back to where its address counts it.
-        let trusted = from.partition == Partition::Allowlisted;
-        let ip = self.ip(ledger).filter(|_| trusted);
-        let address = ip
-            .filter(|_| !ledger.counted && ledger.kind.is_inbound())
-            .map(|ip| shared.tree.address(ip));
-        let mut scopes = shared.tree.lock();
         let mut partition = from.partition;
-        if trusted && !scopes.is_peer_allowlisted(ip, peer) {
-            partition = Partition::Ordinary;
+        let mut visit = Visit::new(None);
+        if partition == Partition::Allowlisted {
+            let ip = self.ip(sides.ledger);
+            if !sides.scopes.is_peer_allowlisted(ip, peer) {
+                partition = Partition::Ordinary;
+                visit = sides.visit(ip.filter(|_| !sides.ledger.counted));
+            }
         }
-        let mut visit = Visit::new(address.filter(|_| partition != from.partition));
         if visit.counts() {
-            scopes.subnets.check(&mut visit, attempts.now.ok_or(Stop::Time)?);
+            sides.scopes.subnets.check(&mut visit, attempts.now.ok_or(Stop::Time)?);
         }
-        scopes.allow_visit(&visit).map_err(|shortfall| Stop::Refused(shortfall.refused))?;
-        let to = scopes.hold_bound(from, peer, partition, &streams)?;
-        let nothing = Demand::new(Tally::default());
-        let bound = self.insist(shared, ledger, &mut scopes, attempts, 0, |scopes, ledger| {
-            let charge = self.charge_of(ledger, &nothing, None, scopes.is_observing());
-            scopes.relocate(to, &charge, &streams, || Some(()))
-        });
-        if let Err(stop) = bound {
-            scopes.release_bound(to, &streams);
+        sides.allow(&visit)?;
+        let to = sides.scopes.hold_bound(from, peer, partition, &streams)?;
+        if let Err(stop) = sides.move_to(to, &streams, attempts) {
+            sides.scopes.release_bound(to, &streams);
             return Err(stop);
         }
-        ledger.parents = to;
-        leftovers.retired = Some(scopes.admit_visit(&visit));
-        ledger.counted |= visit.counts();
+        sides.arrive(&visit);
         Ok(())
     }
 }
@@ -187,13 +176,12 @@ impl Connection {
         self.attempt_and_count(|attempts| {
             let mut locked = self.lock_open()?;
             let now = attempts.now.ok_or(Stop::Time)?;
-            let fits = Remote::none().set(&source);
             let mut kept = None;
-            if !fits {
+            if !Remote::none().set(&source) {
                 locked.ledger().tables_or_new()?;
                 kept = Some(TryBox::new(source.clone())?);
             }
-            self.move_source(&mut locked, &source, now, attempts)?;
+            self.move_source(&mut locked.sides(self)?, source.ip(), now, attempts)?;
             // In the record, if it has room for it.
             self.remote.set(&source);
             if let Some(tables) = &mut locked.ledger().tables {
@@ -208,65 +196,51 @@ impl Connection {
     /// is tried among the ordinary ones first; one that no longer is goes back to them, or is refused.
     fn move_source(
         &self,
-        locked: &mut Locked<'_>,
-        source: &Source,
+        sides: &mut Sides<'_>,
+        ip: Option<IpAddr>,
         now: Duration,
         attempts: &Attempts,
     ) -> Result<(), Stop> {
-        let Locked { state, leftovers } = locked;
-        let State { shared, ledger } = &mut **state;
-        let shared = shared.as_deref().ok_or(Stop::Closed)?;
-        let address = |ip| shared.tree.address(ip);
-        let from = self.ip(ledger).filter(|_| ledger.counted).map(address);
-        let to = source.ip().filter(|_| ledger.kind.is_inbound()).map(address);
-        let mut scopes = shared.tree.lock();
-        let is_allowlisted = scopes.is_allowlisted(ledger.parents, source.ip());
-        let goes_back = ledger.parents.partition == Partition::Allowlisted;
-        if goes_back && is_allowlisted {
+        let parents = sides.ledger.parents;
+        let goes_back = parents.partition == Partition::Allowlisted;
+        if goes_back && sides.scopes.is_allowlisted(parents, ip) {
             return Ok(());
         }
-        let mut visit = Visit::new(to).instead_of(from);
-        scopes.subnets.check(&mut visit, now);
-        let mut moved =
-            scopes.allow_visit(&visit).map_err(|shortfall| Stop::Refused(shortfall.refused));
+        let from = self.ip(sides.ledger).filter(|_| sides.ledger.counted);
+        let from = from.map(|from| sides.shared.tree.address(from));
+        let mut visit = sides.visit(ip).instead_of(from);
+        sides.scopes.subnets.check(&mut visit, now);
+        let mut moved = sides.allow(&visit);
         if moved.is_ok() && goes_back {
-            moved = self.move_to(Partition::Ordinary, shared, ledger, &mut scopes, attempts);
+            let to = parents.within(Partition::Ordinary);
+            moved = sides.move_to(to, &[], attempts).map(drop);
         }
-        let Err(stop) = moved else {
-            leftovers.retired = Some(scopes.admit_visit(&visit));
-            ledger.counted = visit.counts();
-            if let Some(from) = from {
-                scopes.subnets.leave(from);
-            }
-            return Ok(());
-        };
-        match stop {
-            Stop::Refused(refused) if is_allowlisted => {
-                self.move_to(Partition::Allowlisted, shared, ledger, &mut scopes, attempts)
-                    .map_err(|stop| stop.instead(refused))?;
-                self.leave_address(shared, ledger, &mut scopes);
+        match moved {
+            Ok(()) => {
+                sides.ledger.counted = false;
+                sides.arrive(&visit);
+                from.into_iter().for_each(|from| sides.scopes.subnets.leave(from));
                 Ok(())
             }
-            stop => Err(stop),
+            Err(Stop::Refused(refused)) => {
+                let enter = |sides: &mut Sides<'_>, to| sides.move_to(to, &[], attempts);
+                sides.or_allowlisted(refused, ip, enter).map(drop)
+            }
+            Err(stop) => Err(stop),
         }
     }
+}
 
-    /// Moves the connection to the scopes of another partition, if they have room for it.
-    fn move_to(
-        &self,
-        partition: Partition,
-        shared: &Shared,
-        ledger: &mut Ledger,
-        scopes: &mut LockedScopes<'_>,
-        attempts: &Attempts,
-    ) -> Result<(), Stop> {
-        let nothing = Demand::new(Tally::default());
-        self.insist(shared, ledger, scopes, attempts, 0, |scopes, ledger| {
-            let to = ledger.parents.within(partition);
-            let charge = self.charge_of(ledger, &nothing, None, scopes.is_observing());
-            scopes.relocate(to, &charge, &[], || Some(()))?;
-            ledger.parents = to;
-            Ok(())
-        })
+impl Sides<'_> {
+    /// A visit from an address, if it counts the connection.
+    fn visit(&self, ip: Option<IpAddr>) -> Visit {
+        let ip = ip.filter(|_| self.ledger.kind.is_inbound());
+        Visit::new(ip.map(|ip| self.shared.tree.address(ip)))
+    }
+
+    /// Asks the limits by address.
+    fn allow(&mut self, visit: &Visit) -> Result<(), Stop> {
+        let allowed = self.scopes.allow_visit(visit);
+        allowed.map_err(|shortfall| Stop::Refused(shortfall.refused))
     }
 }

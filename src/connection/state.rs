@@ -114,20 +114,21 @@ impl Ledger {
     /// Everything the connection is charged for.
     #[inline]
     pub(super) fn usage(&self) -> Tally {
-        let mut usage = match (self.phase, &self.tables) {
-            (Phase::Gone, _) => Tally::default(),
-            (_, None) => *self.kind.tally(),
-            (_, Some(tables)) => {
-                let mut usage = *self.kind.tally();
-                if let Some(streams) = &tables.streams {
-                    usage.add(&Tally::of_streams(streams.inbound, streams.outbound));
-                }
-                usage
+        let mut usage = Tally::default();
+        if self.phase != Phase::Gone {
+            usage = *self.kind.tally();
+            if let Some(Streams { inbound, outbound, .. }) = self.streams() {
+                usage.add(&Tally::of_streams(*inbound, *outbound));
             }
-        };
+        }
         usage.memory = self.memory;
         usage.cacheable = self.memory - self.reserved - self.large_bytes();
         usage
+    }
+
+    /// How many streams are open, inbound and outbound.
+    pub(super) fn stream_counts(&self) -> [u32; 2] {
+        self.streams().map_or([0; 2], |streams| [streams.inbound, streams.outbound])
     }
 
     pub(super) fn large_bytes(&self) -> u64 {
