@@ -225,7 +225,8 @@ impl Connection {
     /// Every magazine that may hold a block, or has counted one. The first lease has the record keep
     /// itself, so of a connection that never leased not a magazine is touched.
     fn magazines<'a>(&self, ledger: &'a Ledger) -> impl Iterator<Item = Home<'a>> {
-        let first = self.first_magazines().filter(|_| ledger.keep.is_some());
+        let count = if ledger.keep.is_some() { self.hot.sizes.count() } else { 0 };
+        let first = (0..count).map(Home::First);
         first.chain(ledger.depot().into_iter().flat_map(Depot::iter).map(Home::Extra))
     }
 

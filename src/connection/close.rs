@@ -49,12 +49,15 @@ impl Connection {
                 locked.ledger().end_streams();
             }
         }
-        self.count_what_is_out(locked.ledger(), &mut reclaimed);
+        if locked.ledger().stragglers > 0 {
+            self.count_what_is_out(locked.ledger(), &mut reclaimed);
+        }
         self.remove_over(&mut locked);
         drop(self.unlock(locked));
         // Last, for a waker may run any code, and panic: by now all of the above is true.
-        let (first, further) = wakers;
-        wake_all(first, further);
+        if let (Some(_), _) | (_, Some(_)) = wakers {
+            wake_all(wakers.0, wakers.1);
+        }
         (closes_now || closer == Closer::Guard).then_some(reclaimed)
     }
 
@@ -150,7 +153,9 @@ impl Connection {
             return;
         }
         if let Some(shared) = shared.take() {
-            self.fold(Some(&shared), self.magazines(ledger));
+            if ledger.keep.is_some() {
+                self.fold(Some(&shared), self.magazines(ledger));
+            }
             if ledger.parents.peer().is_some() {
                 shared.tree.lock().release(ledger.parents);
                 ledger.parents.set_peer(None);
@@ -168,7 +173,7 @@ impl Connection {
     }
 
     fn count_what_is_out(&self, ledger: &Ledger, reclaimed: &mut Reclaimed) {
-        for home in self.magazines(ledger).filter(|_| ledger.stragglers > 0) {
+        for home in self.magazines(ledger) {
             let word = self.magazine(home).word();
             let [out, detached] = [word.outstanding().len(), word.detached().len()];
             reclaimed.pinned_bytes += u64::from(out - detached) * self.block_bytes(home);

@@ -176,17 +176,9 @@ impl Ledger {
     }
 
     /// Drops tables that are empty, which runs no code of a user's.
+    #[inline]
     pub(super) fn drop_empty_tables(&mut self) {
-        self.tables.take_if(|tables| {
-            tables.depot.take_if(|depot| depot.is_empty());
-            tables.streams.take_if(|streams| streams.by_key.is_empty());
-            tables.wakers.take_if(|wakers| wakers.is_empty());
-            tables.depot.is_none()
-                && tables.streams.is_none()
-                && tables.left.is_empty()
-                && tables.source.is_none()
-                && tables.wakers.is_none()
-        });
+        self.tables.take_if(|tables| tables.drop_empty());
     }
 
     /// The guard is gone, and no stream counts any longer. What stays are the accounts that leases
@@ -201,15 +193,26 @@ impl Ledger {
             left.extend(streams.by_key.drain().map(|stream| stream.account));
             (tables.left, tables.streams) = (left.into(), None);
         }
-        self.drop_empty_tables();
     }
 
     /// No lease is left that could point to an account.
     pub(super) fn forget_accounts(&mut self) {
         if let Some(tables) = &mut self.tables {
             (tables.left, tables.streams) = (Box::default(), None);
-            self.drop_empty_tables();
         }
+        self.drop_empty_tables();
+    }
+}
+
+impl Tables {
+    /// Drops those that are empty. Returns whether none is left.
+    fn drop_empty(&mut self) -> bool {
+        let Self { depot, streams, left, source, wakers } = self;
+        depot.take_if(|depot| depot.is_empty());
+        streams.take_if(|streams| streams.by_key.is_empty());
+        wakers.take_if(|wakers| wakers.is_empty());
+        let has_none = depot.is_none() && streams.is_none() && wakers.is_none();
+        has_none && left.is_empty() && source.is_none()
     }
 }
 
