@@ -85,6 +85,7 @@
 //! | *sweep*, *reclaim* | take one member's idle blocks; sweep members until a request fits |
 //! | *attempt* | one try at a request under the locks |
 //! | *ledger* | the connection's side of what is charged |
+//! | *sides* | a connection's ledger and the scopes, both locked |
 //! | *account* | the word that says what one stream holds |
 //! | *visit* | a connection at the door, compared with the limits of its address |
 //! | *generation* | of limits: rises with every change. Of a sketch: its cells at one size |

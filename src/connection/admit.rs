@@ -147,24 +147,26 @@ impl Connection {
         let mut sides = locked.sides(self)?;
         // A connection that was let in on trust may have to go back to where its address counts it.
         let mut partition = from.partition;
-        let mut visit = Visit::new(None);
-        if partition == Partition::Allowlisted {
-            let ip = self.ip(sides.ledger);
-            if !sides.scopes.is_peer_allowlisted(ip, peer) {
-                partition = Partition::Ordinary;
-                visit = sides.visit(ip.filter(|_| !sides.ledger.counted));
+        let mut visit = None;
+        if partition == Partition::Allowlisted
+            && let ip = self.ip(sides.ledger)
+            && !sides.scopes.is_peer_allowlisted(ip, peer)
+        {
+            partition = Partition::Ordinary;
+            let new = visit.insert(sides.visit(ip));
+            if new.counts() {
+                sides.scopes.subnets.check(new, attempts.now.ok_or(Stop::Time)?);
             }
+            sides.allow(new)?;
         }
-        if visit.counts() {
-            sides.scopes.subnets.check(&mut visit, attempts.now.ok_or(Stop::Time)?);
-        }
-        sides.allow(&visit)?;
         let to = sides.scopes.hold_bound(from, peer, partition, &streams)?;
         if let Err(stop) = sides.move_to(to, &streams, attempts) {
             sides.scopes.release_bound(to, &streams);
             return Err(stop);
         }
-        sides.arrive(&visit);
+        if let Some(visit) = visit {
+            sides.arrive(&visit);
+        }
         Ok(())
     }
 }
