@@ -41,13 +41,12 @@ use std::panic::Location;
 
 use crate::error::LeaseError;
 use crate::magazine::{Extra, Hold, Magazine, SlotRef};
-use crate::name::Source;
+use crate::name::{Direction, Source};
 use crate::ranges::MAX_SIZE_CLASSES;
 use crate::registry::Registered;
 use crate::scope::Member;
 use crate::sync::unmodelled::AtomicU32;
 use crate::sync::{Arc, Mutex};
-use crate::usage::ConnectionKind;
 pub(crate) use account::StreamAccount;
 pub(crate) use audit::Audit;
 pub(crate) use close::Closer;
@@ -90,12 +89,11 @@ const _: () = {
 
 /// What a connection is to be admitted as.
 pub(crate) struct Terms<'a> {
-    pub(crate) kind: ConnectionKind,
+    pub(crate) direction: Direction,
+    pub(crate) fd: bool,
     pub(crate) weight_bytes: u64,
     pub(crate) source: Option<Source>,
-    pub(crate) peer: Option<&'a [u8]>,
     pub(crate) class: Option<&'a str>,
-    pub(crate) site: &'static Location<'static>,
 }
 
 /// A magazine of a connection, in which a lease has its block.

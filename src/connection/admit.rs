@@ -1,6 +1,7 @@
 //! How a connection comes in, and how its peer and its address become known.
 
 use std::net::IpAddr;
+use std::panic::Location;
 use std::time::Duration;
 
 use super::attempt::{Attempts, Stop};
@@ -11,26 +12,23 @@ use super::{Closer, Connection, Shared, State, Terms};
 use crate::error::{AdmitError, BindError, Refused};
 use crate::magazine::Magazine;
 use crate::name::Source;
-use crate::scope::{Charge, Demand, Named, OwnIdle, Parents, Partition};
+use crate::scope::{Charge, Demand, Named, OwnIdle, Partition};
 use crate::subnet::Visit;
 use crate::sync::unmodelled::AtomicU32;
 use crate::sync::{Arc, Mutex};
 use crate::try_box::TryBox;
-use crate::usage::Tally;
-
-/// What the tree has granted.
-struct Admitted {
-    serial: u64,
-    parents: Parents,
-    /// Whether its address counts the connection.
-    counted: bool,
-}
+use crate::usage::{ConnectionKind, Tally};
 
 /// Admission.
 impl Connection {
     /// Charges a connection and enters it in the registry; or charges nothing.
-    pub(crate) fn admit(shared: &Arc<Shared>, terms: Terms<'_>) -> Result<Arc<Self>, AdmitError> {
-        let peer = terms.peer.map(|key| Named::peer(key, &shared.hot.hasher)).transpose()?;
+    pub(crate) fn admit(
+        shared: &Arc<Shared>,
+        terms: Terms<'_>,
+        peer: Option<&[u8]>,
+        site: &'static Location<'static>,
+    ) -> Result<Arc<Self>, AdmitError> {
+        let peer = peer.map(|key| Named::peer(key, &shared.hot.hasher)).transpose()?;
         let class = terms.class.map(|name| Named::class(name, &shared.hot.hasher)).transpose()?;
         let now = shared.read_clock();
         let refuse = |refused: Refused| {
@@ -41,32 +39,19 @@ impl Connection {
             || Some(shared.clone()),
             |attempts| attempt_admit(shared, &terms, peer, class, now, attempts),
         );
-        let admitted = match admitted {
+        let (serial, mut ledger) = match admitted {
             Ok(admitted) => admitted,
             Err(Stop::Refused(refused)) => return Err(refuse(refused)),
             Err(_) => unreachable!("an admission is refused or granted"),
         };
-        let connection = Self::new(shared.clone(), terms, admitted);
-        shared.registry.insert(&connection).map_err(|error| {
-            connection.close(Closer::Guard);
-            refuse(error.into())
-        })?;
-        Ok(connection)
-    }
-
-    fn new(shared: Arc<Shared>, terms: Terms<'_>, admitted: Admitted) -> Arc<Self> {
-        let Terms { kind, weight_bytes, source, site, .. } = terms;
-        let Admitted { serial, parents, counted } = admitted;
-        let mut ledger = Ledger::new(parents, kind, weight_bytes);
-        ledger.counted = counted;
         let remote = Remote::none();
-        if let Some(source) = source
+        if let Some(source) = terms.source
             && !remote.set(&source)
             && let Ok(tables) = ledger.tables_or_new()
         {
             tables.source = TryBox::new(source).ok();
         }
-        Arc::new(Self {
+        let connection = Arc::new(Self {
             serial,
             site,
             admitted_tick: shared.hot.tick(),
@@ -74,17 +59,17 @@ impl Connection {
             hot: shared.hot.clone(),
             magazines: std::array::from_fn(|_| Magazine::new()),
             slot: AtomicU32::new(0),
-            state: Mutex::new(State { shared: Some(shared), ledger }),
-        })
+            state: Mutex::new(State { shared: Some(shared.clone()), ledger }),
+        });
+        shared.registry.insert(&connection).map_err(|error| {
+            connection.close(Closer::Guard);
+            refuse(error.into())
+        })?;
+        Ok(connection)
     }
 }
 
-impl Terms<'_> {
-    fn usage(&self) -> Tally {
-        self.kind.tally().with_memory(self.weight_bytes)
-    }
-}
-
+/// Returns the connection's serial number, and its ledger.
 fn attempt_admit(
     shared: &Shared,
     terms: &Terms<'_>,
@@ -92,14 +77,15 @@ fn attempt_admit(
     class: Option<Named<'_, str>>,
     now: Duration,
     attempts: &Attempts,
-) -> Result<Admitted, Stop> {
+) -> Result<(u64, Ledger), Stop> {
+    let kind = ConnectionKind::new(terms.direction, terms.fd);
     let ip = terms.source.as_ref().and_then(Source::ip);
-    let address =
-        ip.filter(|_| terms.kind.is_inbound()).map(|address| shared.tree.address(address));
+    let address = ip.filter(|_| kind.is_inbound()).map(|address| shared.tree.address(address));
     let mut scopes = shared.tree.lock();
     let mut parents = scopes.hold(peer, class, Partition::Ordinary)?;
     let ask = |scopes: &mut LockedScopes<'_>, parents| {
-        let (own, request) = (Tally::default(), &Demand::new(terms.usage()));
+        let request = &Demand::new(kind.tally().with_memory(terms.weight_bytes));
+        let own = Tally::default();
         let charge = Charge { idle: OwnIdle::default(), parents, own, request, stream: None };
         scopes.charge(&charge, || Some(())).map(drop)
     };
@@ -122,10 +108,10 @@ fn attempt_admit(
         return Err(stop);
     }
     let retired = scopes.admit_visit(&visit);
-    let admitted = Admitted { serial: scopes.admit(), parents, counted: visit.counts() };
+    let serial = scopes.admit();
     drop(scopes);
     drop(retired);
-    Ok(admitted)
+    Ok((serial, Ledger::new(parents, kind, terms.weight_bytes, visit.counts())))
 }
 
 /// Peers.

@@ -94,12 +94,17 @@ pub(super) struct StreamClass {
 }
 
 impl Ledger {
-    /// Of a connection that has just been admitted, with this many bytes reserved.
-    pub(super) fn new(parents: Parents, kind: ConnectionKind, reserved: u64) -> Self {
+    /// Of a connection that has just been admitted.
+    pub(super) fn new(
+        parents: Parents,
+        kind: ConnectionKind,
+        reserved: u64,
+        counted: bool,
+    ) -> Self {
         Self {
             phase: Phase::Open,
             kind,
-            counted: false,
+            counted,
             caching: false,
             stragglers: 0,
             memory: reserved,
