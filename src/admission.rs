@@ -10,7 +10,6 @@ use crate::guard::ConnectionGuard;
 use crate::handle::ConnectionHandle;
 use crate::name::{Direction, PeerKey, Source};
 use crate::sync::Arc;
-use crate::usage::ConnectionKind;
 
 /// A connection that asks to be admitted. Made by [`Governor::inbound`](crate::Governor::inbound)
 /// and [`Governor::outbound`](crate::Governor::outbound).
@@ -36,30 +35,19 @@ use crate::usage::ConnectionKind;
 #[must_use = "an admission does nothing until it is tried"]
 pub struct Admission<'a> {
     shared: &'a Arc<Shared>,
-    direction: Direction,
-    fd: bool,
-    weight_bytes: u64,
-    source: Option<Source>,
+    terms: Terms<'a>,
     peer: Result<Option<PeerKey>, NameTooLong>,
-    class: Option<&'a str>,
 }
 
 impl<'a> Admission<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>, direction: Direction) -> Self {
-        Self {
-            shared,
-            direction,
-            fd: true,
-            weight_bytes: 0,
-            source: None,
-            peer: Ok(None),
-            class: None,
-        }
+        let terms = Terms { direction, fd: true, weight_bytes: 0, source: None, class: None };
+        Self { shared, terms, peer: Ok(None) }
     }
 
     /// Where the connection comes from or goes to.
     pub fn remote(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(source.into());
+        self.terms.source = Some(source.into());
         self
     }
 
@@ -77,20 +65,20 @@ impl<'a> Admission<'a> {
     /// Which class the connection belongs to: a listener, a protocol, a service. The name is the
     /// program's own, never a remote peer's.
     pub fn class(mut self, name: &'a str) -> Self {
-        self.class = Some(name);
+        self.terms.class = Some(name);
         self
     }
 
     /// The connection takes no file descriptor: it is multiplexed over a shared socket.
     pub fn without_fd(mut self) -> Self {
-        self.fd = false;
+        self.terms.fd = false;
         self
     }
 
     /// Bytes that the transport itself allocates for the connection. They are reserved together
     /// with the admission, for as long as the connection is open.
     pub fn weight(mut self, bytes: u64) -> Self {
-        self.weight_bytes = bytes;
+        self.terms.weight_bytes = bytes;
         self
     }
 
@@ -142,15 +130,8 @@ impl<'a> Admission<'a> {
 
     fn admit(self, site: &'static Location<'static>) -> Result<ConnectionGuard, AdmitError> {
         let peer = self.peer?;
-        let terms = Terms {
-            kind: ConnectionKind::new(self.direction, self.fd),
-            weight_bytes: self.weight_bytes,
-            source: self.source,
-            peer: peer.as_ref().map(PeerKey::as_bytes),
-            class: self.class,
-            site,
-        };
-        let connection = Connection::admit(self.shared, terms)?;
+        let peer = peer.as_ref().map(PeerKey::as_bytes);
+        let connection = Connection::admit(self.shared, self.terms, peer, site)?;
         Ok(ConnectionGuard::new(ConnectionHandle::new(connection)))
     }
 }
@@ -158,8 +139,8 @@ impl<'a> Admission<'a> {
 impl fmt::Debug for Admission<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admission")
-            .field("direction", &self.direction)
-            .field("source", &self.source)
+            .field("direction", &self.terms.direction)
+            .field("source", &self.terms.source)
             .finish_non_exhaustive()
     }
 }

@@ -19,7 +19,7 @@
 //! **What keeps a record in memory.** The registry and, from the first lease on, the record's own
 //! `keep` do while the guard lives. A `'static` lease holds a bare pointer and costs no reference
 //! count: closing counts the leases that are out (*stragglers*), and `keep` stays until the guard is
-//! gone and the last of them has dropped. A straggler therefore takes the mutex *before* it gives its
+//! gone, the last of them has dropped, and nothing is charged any more. A straggler therefore takes the mutex *before* it gives its
 //! block back, and takes a share of `keep` with it for as long as it still works on the record.
 
 mod account;
@@ -41,20 +41,20 @@ use std::panic::Location;
 
 use crate::error::LeaseError;
 use crate::magazine::{Extra, Hold, Magazine, SlotRef};
-use crate::name::Source;
-use crate::ranges::{MAX_SIZE_CLASSES, MIN_BLOCK_BYTES};
+use crate::name::{Direction, Source};
+use crate::ranges::MAX_SIZE_CLASSES;
 use crate::registry::Registered;
 use crate::scope::Member;
-use crate::sync::unmodelled::{AtomicU32, Relaxed};
+use crate::sync::unmodelled::AtomicU32;
 use crate::sync::{Arc, Mutex};
-use crate::usage::ConnectionKind;
 pub(crate) use account::StreamAccount;
 pub(crate) use audit::Audit;
 pub(crate) use close::Closer;
+use depot::{Depot, LARGE};
 pub(crate) use lease::{Ask, Granted, Memory};
 use remote::Remote;
 pub(crate) use shared::{Hot, Shared};
-use state::State;
+use state::{Ledger, State};
 pub(crate) use wakers::WakerKey;
 
 /// One connection.
@@ -72,13 +72,8 @@ pub(crate) struct Connection {
     magazines: [Magazine; MAX_SIZE_CLASSES],
     /// The registry's.
     slot: AtomicU32,
-    /// About how much lies idle in extra magazines, in [pieces](STOCK_PIECE). Written under the mutex.
-    stock: AtomicU32,
     state: Mutex<State>,
 }
-
-/// The unit in which idle blocks of extra magazines are told: the smallest block.
-const STOCK_PIECE: u64 = MIN_BLOCK_BYTES as u64;
 
 #[cfg(not(leasehold_loom))]
 const _: () = {
@@ -94,20 +89,33 @@ const _: () = {
 
 /// What a connection is to be admitted as.
 pub(crate) struct Terms<'a> {
-    pub(crate) kind: ConnectionKind,
+    pub(crate) direction: Direction,
+    pub(crate) fd: bool,
     pub(crate) weight_bytes: u64,
     pub(crate) source: Option<Source>,
-    pub(crate) peer: Option<&'a [u8]>,
     pub(crate) class: Option<&'a str>,
-    pub(crate) site: &'static Location<'static>,
 }
 
-/// The magazine that a lease's block is in.
+/// A magazine of a connection, in which a lease has its block.
 #[derive(Clone, Copy)]
 pub(crate) enum Home<'a> {
-    /// The connection's first of a size class.
+    /// The first of a size class.
     First(usize),
     Extra(&'a Extra),
+}
+
+impl Home<'_> {
+    /// The size class, or [`LARGE`].
+    fn kind(self) -> usize {
+        match self {
+            Home::First(class) => class,
+            Home::Extra(extra) => extra.kind(),
+        }
+    }
+
+    fn is_large(self) -> bool {
+        self.kind() == LARGE
+    }
 }
 
 impl Registered for Connection {
@@ -122,14 +130,14 @@ impl Registered for Connection {
 
 impl Member for Arc<Connection> {
     fn idle_bytes(&self) -> u64 {
-        // Without the mutex, which alone leads to the extra magazines.
-        self.first_idle_bytes() + u64::from(self.stock.load(Relaxed)) * STOCK_PIECE
+        Connection::idle_bytes(self, &self.state.lock().ledger)
     }
 
     fn known_idle_bytes(&self) -> u64 {
         match self.state.try_lock() {
             Some(state) => Connection::idle_bytes(self, &state.ledger),
-            None => Member::idle_bytes(self),
+            // The mutex alone leads to the extra magazines.
+            None => self.idle_in(self.first_magazines()),
         }
     }
 }
@@ -208,19 +216,34 @@ impl Connection {
         self.admitted_tick
     }
 
-    /// The first magazine of each size class that there is.
-    fn first_magazines(&self) -> impl Iterator<Item = (usize, &Magazine)> {
-        self.magazines.iter().enumerate().take(self.hot.sizes.count())
+    fn first_magazines<'a>(&self) -> impl Iterator<Item = Home<'a>> {
+        (0..self.hot.sizes.count()).map(Home::First)
     }
 
-    fn block_bytes(&self, class: usize) -> u64 {
-        self.hot.sizes.block_bytes(class) as u64
+    /// Every magazine that may hold a block, or has counted one. The first lease has the record keep
+    /// itself, so of a connection that never leased not a magazine is touched.
+    fn magazines<'a>(&self, ledger: &'a Ledger) -> impl Iterator<Item = Home<'a>> {
+        let count = if ledger.keep.is_some() { self.hot.sizes.count() } else { 0 };
+        let first = (0..count).map(Home::First);
+        first.chain(ledger.depot().into_iter().flat_map(Depot::iter).map(Home::Extra))
     }
 
-    fn first_idle_bytes(&self) -> u64 {
-        let idle = |(class, magazine): (usize, &Magazine)| {
-            u64::from(magazine.word().idle().len()) * self.block_bytes(class)
-        };
-        self.first_magazines().map(idle).sum()
+    /// How much of the connection's own memory lies idle.
+    fn idle_bytes(&self, ledger: &Ledger) -> u64 {
+        let stocked = ledger.depot().into_iter().flat_map(Depot::iter_stocked);
+        self.idle_in(self.first_magazines().chain(stocked.map(Home::Extra)))
+    }
+
+    fn idle_in<'a>(&self, magazines: impl Iterator<Item = Home<'a>>) -> u64 {
+        let idle = |home| u64::from(self.magazine(home).word().idle().len());
+        magazines.map(|home| idle(home) * self.block_bytes(home)).sum()
+    }
+
+    /// The size of a magazine's blocks, or of the large lease in it.
+    fn block_bytes(&self, home: Home<'_>) -> u64 {
+        match home {
+            Home::Extra(extra) if extra.is_large() => extra.large_bytes(),
+            _ => self.hot.sizes.block_bytes(home.kind()) as u64,
+        }
     }
 }

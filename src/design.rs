@@ -95,6 +95,7 @@
 //! | *attempt* | one try at a request under the locks |
 //! | *ledger* | the connection's side of what is charged |
 //! | *keep* | the record's reference to itself, from the first lease until the guard is gone and no straggler is left |
+//! | *sides* | a connection's ledger and the scopes, both locked |
 //! | *account* | the word that says what one stream holds |
 //! | *visit* | a connection that is to be counted at an address, compared with the limits there |
 //! | *generation* | of limits: rises with every change. Of a sketch: its cells at one size |

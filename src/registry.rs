@@ -209,7 +209,9 @@ impl<C: Registered> Shard<C> {
         let serial = record.serial();
         let at = record.slot().load(Relaxed);
         self.record_at(at, serial)?;
-        if let Ok(moved) = self.moved.find_entry(spread(serial), |moved| *moved == at) {
+        if !self.moved.is_empty()
+            && let Ok(moved) = self.moved.find_entry(spread(serial), |moved| *moved == at)
+        {
             moved.remove();
         }
         let removed = self.release(at)?;

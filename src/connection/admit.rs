@@ -1,35 +1,34 @@
 //! How a connection comes in, and how its peer and its address become known.
 
+use std::net::IpAddr;
+use std::panic::Location;
 use std::time::Duration;
 
 use super::attempt::{Attempts, Stop};
-use super::locked::{Locked, LockedScopes};
+use super::locked::{LockedScopes, Sides};
 use super::remote::Remote;
-use super::state::Ledger;
+use super::state::{Ledger, Streams};
 use super::{Closer, Connection, Shared, State, Terms};
 use crate::error::{AdmitError, BindError, Refused};
 use crate::magazine::Magazine;
 use crate::name::Source;
-use crate::scope::{Charge, Demand, Named, OwnIdle, Parents, Partition};
+use crate::scope::{Charge, Demand, Named, OwnIdle, Partition};
 use crate::subnet::Visit;
 use crate::sync::unmodelled::AtomicU32;
 use crate::sync::{Arc, Mutex};
 use crate::try_box::TryBox;
-use crate::usage::Tally;
-
-/// What the tree has granted.
-struct Admitted {
-    serial: u64,
-    parents: Parents,
-    /// Whether its address counts the connection.
-    counted: bool,
-}
+use crate::usage::{ConnectionKind, Tally};
 
 /// Admission.
 impl Connection {
     /// Charges a connection and enters it in the registry; or charges nothing.
-    pub(crate) fn admit(shared: &Arc<Shared>, terms: Terms<'_>) -> Result<Arc<Self>, AdmitError> {
-        let peer = terms.peer.map(|key| Named::new(key, &shared.hot.hasher)).transpose()?;
+    pub(crate) fn admit(
+        shared: &Arc<Shared>,
+        terms: Terms<'_>,
+        peer: Option<&[u8]>,
+        site: &'static Location<'static>,
+    ) -> Result<Arc<Self>, AdmitError> {
+        let peer = peer.map(|key| Named::new(key, &shared.hot.hasher)).transpose()?;
         let class =
             terms.class.map(|name| Named::new(name.as_bytes(), &shared.hot.hasher)).transpose()?;
         let now = shared.read_clock();
@@ -41,32 +40,19 @@ impl Connection {
             || Some(shared.clone()),
             |attempts| attempt_admit(shared, &terms, peer, class, now, attempts),
         );
-        let admitted = match admitted {
+        let (serial, mut ledger) = match admitted {
             Ok(admitted) => admitted,
             Err(Stop::Refused(refused)) => return Err(refuse(refused)),
             Err(_) => unreachable!("an admission is refused or granted"),
         };
-        let connection = Self::new(shared.clone(), terms, admitted);
-        shared.registry.insert(&connection).map_err(|error| {
-            connection.close(Closer::Guard);
-            refuse(error.into())
-        })?;
-        Ok(connection)
-    }
-
-    fn new(shared: Arc<Shared>, terms: Terms<'_>, admitted: Admitted) -> Arc<Self> {
-        let Terms { kind, weight_bytes, source, site, .. } = terms;
-        let Admitted { serial, parents, counted } = admitted;
-        let mut ledger = Ledger::new(parents, kind, weight_bytes);
-        ledger.counted = counted;
         let remote = Remote::none();
-        if let Some(source) = source
+        if let Some(source) = terms.source
             && !remote.set(&source)
             && let Ok(tables) = ledger.tables_or_new()
         {
             tables.source = TryBox::new(source).ok();
         }
-        Arc::new(Self {
+        let connection = Arc::new(Self {
             serial,
             site,
             admitted_tick: shared.hot.tick(),
@@ -74,18 +60,17 @@ impl Connection {
             hot: shared.hot.clone(),
             magazines: std::array::from_fn(|_| Magazine::new()),
             slot: AtomicU32::new(0),
-            stock: AtomicU32::new(0),
-            state: Mutex::new(State { shared: Some(shared), ledger }),
-        })
+            state: Mutex::new(State { shared: Some(shared.clone()), ledger }),
+        });
+        shared.registry.insert(&connection).map_err(|error| {
+            connection.close(Closer::Guard);
+            refuse(error.into())
+        })?;
+        Ok(connection)
     }
 }
 
-impl Terms<'_> {
-    fn usage(&self) -> Tally {
-        self.kind.tally().with_memory(self.weight_bytes)
-    }
-}
-
+/// Returns the connection's serial number, and its ledger.
 fn attempt_admit(
     shared: &Shared,
     terms: &Terms<'_>,
@@ -93,16 +78,17 @@ fn attempt_admit(
     class: Option<Named<'_>>,
     now: Duration,
     attempts: &Attempts,
-) -> Result<Admitted, Stop> {
+) -> Result<(u64, Ledger), Stop> {
+    let kind = ConnectionKind::new(terms.direction, terms.fd);
     let ip = terms.source.as_ref().and_then(Source::ip);
-    let address =
-        ip.filter(|_| terms.kind.is_inbound()).map(|address| shared.tree.address(address));
+    let address = ip.filter(|_| kind.is_inbound()).map(|address| shared.tree.address(address));
     let mut scopes = shared.tree.lock();
     let mut parents = scopes.hold(peer, class, Partition::Ordinary)?;
     let ask = |scopes: &mut LockedScopes<'_>, parents| {
-        let (own, request) = (Tally::default(), &Demand::new(terms.usage()));
+        let request = &Demand::new(kind.tally().with_memory(terms.weight_bytes));
+        let own = Tally::default();
         let charge = Charge { idle: OwnIdle::default(), parents, own, request, stream: None };
-        scopes.charge(&charge, || Some(())).map(drop)
+        scopes.charge(&charge, parents, &[], || Some(())).map(drop)
     };
     let mut visit = Visit::new(address);
     scopes.subnets.check(&mut visit, now);
@@ -123,10 +109,10 @@ fn attempt_admit(
         return Err(stop);
     }
     let retired = scopes.admit_visit(&visit);
-    let admitted = Admitted { serial: scopes.admit(), parents, counted: visit.counts() };
+    let serial = scopes.admit();
     drop(scopes);
     drop(retired);
-    Ok(admitted)
+    Ok((serial, Ledger::new(parents, kind, terms.weight_bytes, visit.counts())))
 }
 
 /// Peers.
@@ -139,44 +125,35 @@ impl Connection {
 
     fn attempt_bind(&self, peer: Named<'_>, attempts: &Attempts) -> Result<(), Stop> {
         let mut locked = self.lock_open()?;
-        let Locked { state, leftovers } = &mut locked;
-        let State { shared, ledger } = &mut **state;
-        let shared = shared.as_deref().ok_or(Stop::Closed)?;
-        let from = ledger.parents;
+        let from = locked.ledger().parents;
         if from.peer().is_some() {
             return Err(Stop::AlreadyBound);
         }
-        let streams = ledger.streams().map(|streams| streams.shares()).transpose()?;
+        let streams = locked.ledger().streams().map(Streams::shares).transpose()?;
         let streams = streams.unwrap_or_default();
+        let mut sides = locked.sides(self)?;
         // A connection that was let in on trust may have to go back to where its address counts it.
-        let trusted = from.partition() == Partition::Allowlisted;
-        let ip = self.ip(ledger).filter(|_| trusted);
-        let address = ip
-            .filter(|_| !ledger.counted && ledger.kind.is_inbound())
-            .map(|ip| shared.tree.address(ip));
-        let mut scopes = shared.tree.lock();
         let mut partition = from.partition();
-        if trusted && !scopes.is_peer_allowlisted(ip, peer) {
+        let mut visit = None;
+        if partition == Partition::Allowlisted
+            && let ip = self.ip(sides.ledger)
+            && !sides.scopes.is_peer_allowlisted(ip, peer)
+        {
             partition = Partition::Ordinary;
+            let new = visit.insert(sides.visit(ip));
+            if new.counts() {
+                sides.scopes.subnets.check(new, attempts.now.ok_or(Stop::Time)?);
+            }
+            sides.allow(new)?;
         }
-        let mut visit = Visit::new(address.filter(|_| partition != from.partition()));
-        if visit.counts() {
-            scopes.subnets.check(&mut visit, attempts.now.ok_or(Stop::Time)?);
-        }
-        scopes.allow_visit(&visit).map_err(|shortfall| Stop::Refused(shortfall.refused))?;
-        let to = scopes.hold_bound(from, peer, partition, &streams)?;
-        let nothing = Demand::new(Tally::default());
-        let bound = self.insist(shared, ledger, &mut scopes, attempts, 0, |scopes, ledger| {
-            let charge = self.charge_of(ledger, &nothing, None, scopes.is_observing());
-            scopes.relocate(to, &charge, &streams, || Some(()))
-        });
-        if let Err(stop) = bound {
-            scopes.release_bound(to, &streams);
+        let to = sides.scopes.hold_bound(from, peer, partition, &streams)?;
+        if let Err(stop) = sides.move_to(to, &streams, attempts) {
+            sides.scopes.release_bound(to, &streams);
             return Err(stop);
         }
-        ledger.parents = to;
-        leftovers.retired = Some(scopes.admit_visit(&visit));
-        ledger.counted |= visit.counts();
+        if let Some(visit) = visit {
+            sides.arrive(&visit);
+        }
         Ok(())
     }
 }
@@ -188,13 +165,12 @@ impl Connection {
         self.attempt_and_count(|attempts| {
             let mut locked = self.lock_open()?;
             let now = attempts.now.ok_or(Stop::Time)?;
-            let fits = Remote::none().set(&source);
             let mut kept = None;
-            if !fits {
+            if !Remote::none().set(&source) {
                 locked.ledger().tables_or_new()?;
                 kept = Some(TryBox::new(source.clone())?);
             }
-            self.move_source(&mut locked, &source, now, attempts)?;
+            self.move_source(&mut locked.sides(self)?, source.ip(), now, attempts)?;
             // In the record, if it has room for it.
             self.remote.set(&source);
             if let Some(tables) = &mut locked.ledger().tables {
@@ -209,65 +185,51 @@ impl Connection {
     /// is tried among the ordinary ones first; one that no longer is goes back to them, or is refused.
     fn move_source(
         &self,
-        locked: &mut Locked<'_>,
-        source: &Source,
+        sides: &mut Sides<'_>,
+        ip: Option<IpAddr>,
         now: Duration,
         attempts: &Attempts,
     ) -> Result<(), Stop> {
-        let Locked { state, leftovers } = locked;
-        let State { shared, ledger } = &mut **state;
-        let shared = shared.as_deref().ok_or(Stop::Closed)?;
-        let address = |ip| shared.tree.address(ip);
-        let from = self.ip(ledger).filter(|_| ledger.counted).map(address);
-        let to = source.ip().filter(|_| ledger.kind.is_inbound()).map(address);
-        let mut scopes = shared.tree.lock();
-        let is_allowlisted = scopes.is_allowlisted(ledger.parents, source.ip());
-        let goes_back = ledger.parents.partition() == Partition::Allowlisted;
-        if goes_back && is_allowlisted {
+        let parents = sides.ledger.parents;
+        let goes_back = parents.partition() == Partition::Allowlisted;
+        if goes_back && sides.scopes.is_allowlisted(parents, ip) {
             return Ok(());
         }
-        let mut visit = Visit::new(to).instead_of(from);
-        scopes.subnets.check(&mut visit, now);
-        let mut moved =
-            scopes.allow_visit(&visit).map_err(|shortfall| Stop::Refused(shortfall.refused));
+        let from = self.ip(sides.ledger).filter(|_| sides.ledger.counted);
+        let from = from.map(|from| sides.shared.tree.address(from));
+        let mut visit = sides.visit(ip).instead_of(from);
+        sides.scopes.subnets.check(&mut visit, now);
+        let mut moved = sides.allow(&visit);
         if moved.is_ok() && goes_back {
-            moved = self.move_to(Partition::Ordinary, shared, ledger, &mut scopes, attempts);
+            let to = parents.within(Partition::Ordinary);
+            moved = sides.move_to(to, &[], attempts).map(drop);
         }
-        let Err(stop) = moved else {
-            leftovers.retired = Some(scopes.admit_visit(&visit));
-            ledger.counted = visit.counts();
-            if let Some(from) = from {
-                scopes.subnets.leave(from);
-            }
-            return Ok(());
-        };
-        match stop {
-            Stop::Refused(refused) if is_allowlisted => {
-                self.move_to(Partition::Allowlisted, shared, ledger, &mut scopes, attempts)
-                    .map_err(|stop| stop.instead(refused))?;
-                self.leave_address(shared, ledger, &mut scopes);
+        match moved {
+            Ok(()) => {
+                sides.ledger.counted = false;
+                sides.arrive(&visit);
+                from.into_iter().for_each(|from| sides.scopes.subnets.leave(from));
                 Ok(())
             }
-            stop => Err(stop),
+            Err(Stop::Refused(refused)) => {
+                let enter = |sides: &mut Sides<'_>, to| sides.move_to(to, &[], attempts);
+                sides.or_allowlisted(refused, ip, enter).map(drop)
+            }
+            Err(stop) => Err(stop),
         }
     }
+}
 
-    /// Moves the connection to the scopes of another partition, if they have room for it.
-    fn move_to(
-        &self,
-        partition: Partition,
-        shared: &Shared,
-        ledger: &mut Ledger,
-        scopes: &mut LockedScopes<'_>,
-        attempts: &Attempts,
-    ) -> Result<(), Stop> {
-        let nothing = Demand::new(Tally::default());
-        self.insist(shared, ledger, scopes, attempts, 0, |scopes, ledger| {
-            let to = ledger.parents.within(partition);
-            let charge = self.charge_of(ledger, &nothing, None, scopes.is_observing());
-            scopes.relocate(to, &charge, &[], || Some(()))?;
-            ledger.parents = to;
-            Ok(())
-        })
+impl Sides<'_> {
+    /// A visit from an address, if it counts the connection.
+    fn visit(&self, ip: Option<IpAddr>) -> Visit {
+        let ip = ip.filter(|_| self.ledger.kind.is_inbound());
+        Visit::new(ip.map(|ip| self.shared.tree.address(ip)))
+    }
+
+    /// Asks the limits by address.
+    fn allow(&mut self, visit: &Visit) -> Result<(), Stop> {
+        let allowed = self.scopes.allow_visit(visit);
+        allowed.map_err(|shortfall| Stop::Refused(shortfall.refused))
     }
 }

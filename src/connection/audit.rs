@@ -2,10 +2,10 @@
 
 use std::panic::Location;
 
-use super::state::{Ledger, Phase};
+use super::state::Phase;
 use super::{Connection, Home, State};
 use crate::error::Closed;
-use crate::magazine::{Magazine, SlotRef};
+use crate::magazine::SlotRef;
 use crate::name::Source;
 use crate::report::ConnectionUsage;
 
@@ -31,33 +31,32 @@ pub(crate) struct OrphanNote {
 impl Connection {
     /// What the connection uses while it is open.
     pub(crate) fn usage(&self) -> Result<ConnectionUsage, Closed> {
-        let locked = self.lock();
-        if locked.state.ledger.phase == Phase::Open {
-            Ok(self.usage_with_peer(&locked.state))
-        } else {
-            Err(Closed)
-        }
+        let locked = self.lock_open().map_err(|_| Closed)?;
+        Ok(self.usage_of(&locked.state))
     }
 
     /// What a report says of the connection: its use, its orphans, and what it has leased and
     /// returned since its counts were last folded.
     pub(crate) fn audit(&self) -> Audit {
-        let locked = self.lock();
-        let ledger = &locked.state.ledger;
+        let state = &self.lock().state;
+        let ledger = &state.ledger;
+        let gone = ledger.phase == Phase::Gone;
         let (mut leased_bytes, mut returned_bytes) = (0, 0);
-        self.for_each_magazine(ledger, |_, magazine, bytes| {
-            leased_bytes += magazine.word().leases() * bytes;
-            returned_bytes += magazine.word().returns() * bytes;
-        });
-        let orphans = match ledger.phase {
-            Phase::Gone => self.outstanding_notes(&locked.state),
-            Phase::Open | Phase::Closed => Vec::new(),
-        };
+        let mut orphans = Vec::new();
+        for home in self.magazines(ledger) {
+            let (word, bytes) = (self.magazine(home).word(), self.block_bytes(home));
+            leased_bytes += word.leases() * bytes;
+            returned_bytes += word.returns() * bytes;
+            // Its slab stays mapped while the state is locked.
+            let notes = word.outstanding().filter_map(|slot| self.note(state, home, slot));
+            let notes = notes.map(|(site, tick)| OrphanNote { site, tick, bytes });
+            orphans.extend(notes.filter(|_| gone));
+        }
         Audit {
-            usage: self.usage_with_peer(&locked.state),
+            usage: self.usage_of(state),
             source: self.source(ledger),
             closed: ledger.phase != Phase::Open,
-            gone: ledger.phase == Phase::Gone,
+            gone,
             leased_bytes,
             returned_bytes,
             orphans,
@@ -70,56 +69,33 @@ impl Connection {
         home: Home<'_>,
         slot: SlotRef,
     ) -> Option<&'static Location<'static>> {
-        let locked = self.lock();
-        self.note(&locked.state, home, slot.slot()).map(|(site, _)| site)
+        self.note(&self.lock().state, home, slot.slot()).map(|(site, _)| site)
     }
 
-    fn usage_with_peer(&self, state: &State) -> ConnectionUsage {
-        let shared = state.shared.as_deref();
-        let peer = state.ledger.parents.peer();
-        let peer = peer.zip(shared).and_then(|(peer, shared)| shared.tree.peer_name(peer));
-        ConnectionUsage { peer, ..self.usage_of(&state.ledger) }
-    }
-
-    /// What the connection uses, but for the name of its peer.
-    fn usage_of(&self, ledger: &Ledger) -> ConnectionUsage {
-        let streams =
-            ledger.streams().map_or([0; 2], |streams| [streams.inbound, streams.outbound]);
+    fn usage_of(&self, State { shared, ledger }: &State) -> ConnectionUsage {
+        let peer = ledger.parents.peer().zip(shared.as_deref());
+        let [streams_inbound, streams_outbound] = ledger.stream_counts();
         let mut usage = ConnectionUsage {
+            peer: peer.and_then(|(peer, shared)| shared.tree.peer_name(peer)),
             memory: ledger.memory,
             reserved_bytes: ledger.reserved,
-            streams_inbound: streams[0],
-            streams_outbound: streams[1],
+            streams_inbound,
+            streams_outbound,
             ..ConnectionUsage::default()
         };
         let mut large_out = 0;
-        self.for_each_magazine(ledger, |home, magazine, block_bytes| {
-            let word = magazine.word();
+        for home in self.magazines(ledger) {
+            let (word, block_bytes) = (self.magazine(home).word(), self.block_bytes(home));
             let bytes = |blocks: u32| u64::from(blocks) * block_bytes;
             let (outstanding, detached) = (word.outstanding().len(), word.detached().len());
             usage.cached_bytes += bytes(word.idle().len());
             usage.leased_bytes += bytes(outstanding - detached);
             usage.detached_bytes += bytes(detached);
-            if matches!(home, Home::Extra(extra) if extra.is_large()) {
-                large_out += bytes(outstanding);
-            }
-        });
+            large_out += bytes(if home.is_large() { outstanding } else { 0 });
+        }
         // A large lease that was returned is charged until it is unmapped.
         usage.leased_bytes += ledger.large_bytes() - large_out;
         usage
-    }
-
-    /// Site and age of every block that is out. Its slab stays mapped while the state is locked.
-    fn outstanding_notes(&self, state: &State) -> Vec<OrphanNote> {
-        let mut notes = Vec::new();
-        self.for_each_magazine(&state.ledger, |home, magazine, bytes| {
-            for slot in magazine.word().outstanding() {
-                if let Some((site, tick)) = self.note(state, home, slot) {
-                    notes.push(OrphanNote { site, tick, bytes });
-                }
-            }
-        });
-        notes
     }
 
     fn note(
@@ -128,27 +104,14 @@ impl Connection {
         home: Home<'_>,
         slot: usize,
     ) -> Option<(&'static Location<'static>, u32)> {
-        let arena = &state.shared.as_deref()?.arena;
         match home {
-            Home::First(class) => arena.note(class, self.magazines[class].number(slot)),
             Home::Extra(extra) if extra.is_large() => {
                 extra.with_large(|large| large.note.read())?
             }
-            Home::Extra(extra) => arena.note(extra.kind(), extra.magazine().number(slot)),
-        }
-    }
-
-    /// Every magazine, with the size of its blocks.
-    pub(super) fn for_each_magazine(
-        &self,
-        ledger: &Ledger,
-        mut visit: impl FnMut(Home<'_>, &Magazine, u64),
-    ) {
-        for (class, magazine) in self.first_magazines() {
-            visit(Home::First(class), magazine, self.block_bytes(class));
-        }
-        for extra in ledger.depot().into_iter().flat_map(|depot| depot.iter()) {
-            visit(Home::Extra(extra), extra.magazine(), self.extra_bytes(extra));
+            _ => {
+                let number = self.magazine(home).number(slot);
+                state.shared.as_deref()?.arena.note(home.kind(), number)
+            }
         }
     }
 }

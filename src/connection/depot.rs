@@ -5,15 +5,18 @@
 //! stocked magazine takes no lock; and what looks for idle blocks walks the stocked ones only. Idle
 //! blocks become fewer under the connection's mutex alone, so a stocked magazine always has one.
 
-use crate::arena::Block;
-use crate::magazine::{Extra, Hold};
+use crate::arena::{Block, Mapping};
+use crate::magazine::{Extra, Hold, Word};
 use crate::ranges::MAX_SIZE_CLASSES;
 use crate::try_box::{OutOfMemory, TryBox};
+
+/// The kind of magazines for large leases. The others are for the size classes.
+pub(super) const LARGE: usize = MAX_SIZE_CLASSES;
 
 /// One row for each size class, and one for large leases, which are never stocked.
 #[derive(Default)]
 pub(super) struct Depot {
-    rows: [Row; MAX_SIZE_CLASSES + 1],
+    rows: [Row; LARGE + 1],
     /// What large leases have mapped, in bytes. Falls when it is unmapped.
     pub(super) large_bytes: u64,
 }
@@ -39,24 +42,60 @@ impl Depot {
         self.rows.iter().flat_map(Row::iter)
     }
 
-    pub(super) fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
-        self.rows.iter_mut()
+    /// The magazines that have idle blocks.
+    pub(super) fn iter_stocked(&self) -> impl Iterator<Item = &Extra> {
+        self.rows.iter().flat_map(|row| row.iter().skip(row.first_stocked()))
     }
 
-    /// Whether no magazine holds a block.
-    pub(super) fn has_no_blocks(&self) -> bool {
-        let mut of_blocks = self.rows[..MAX_SIZE_CLASSES].iter().flat_map(Row::iter);
-        of_blocks.all(|extra| extra.magazine().word().is_vacant())
+    /// Takes out all magazines that nothing needs any more, and shows each to `removed`.
+    pub(super) fn remove_over(&mut self, mut removed: impl FnMut(&Extra)) {
+        for row in &mut self.rows {
+            // Downward: what changes places with a magazine that is removed was looked at before it.
+            for place in (0..row.first_stocked()).rev() {
+                if row.magazines[place].is_over() {
+                    removed(&row.remove(place));
+                }
+            }
+        }
+    }
+
+    /// The memory of a large lease that was returned and is still mapped.
+    pub(super) fn take_returned_large(&self) -> Option<Mapping> {
+        self.rows[LARGE].iter().find_map(Extra::take_returned_large)
+    }
+
+    /// Takes every idle block, with its size class, out of the magazines that `pick` picks; they are
+    /// slow from then on.
+    pub(super) fn flush(
+        &mut self,
+        pick: impl Fn(Word) -> bool,
+        mut give: impl FnMut(usize, Block),
+    ) {
+        for (class, row) in self.rows.iter_mut().enumerate() {
+            // Upward: what changes places with a magazine that is unstocked was looked at before it.
+            for place in row.first_stocked()..row.magazines.len() {
+                let magazine = row.magazines[place].magazine();
+                if pick(magazine.word()) {
+                    magazine.flush(true).for_each(|block| give(class, block));
+                    row.unstock(place);
+                }
+            }
+        }
+    }
+
+    /// A close has taken all idle blocks.
+    pub(super) fn unstock_all(&mut self) {
+        self.rows.iter_mut().for_each(|row| row.stocked = 0);
     }
 
     /// Whether it holds nothing, and counts no large lease that a thread is unmapping.
     pub(super) fn is_empty(&self) -> bool {
-        self.large_bytes == 0 && self.rows.iter().all(|row| row.magazines.is_empty())
+        self.large_bytes == 0 && self.iter().next().is_none()
     }
 }
 
 impl Row {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Extra> {
+    fn iter(&self) -> impl Iterator<Item = &Extra> {
         self.magazines.iter().map(|extra| &**extra)
     }
 
@@ -65,9 +104,8 @@ impl Row {
         self.stocked
     }
 
-    /// The magazines that have idle blocks.
-    pub(super) fn iter_stocked(&self) -> impl Iterator<Item = &Extra> {
-        self.iter().skip(self.magazines.len() - self.stocked)
+    fn first_stocked(&self) -> usize {
+        self.magazines.len() - self.stocked
     }
 
     /// Leases an idle block.
@@ -84,10 +122,9 @@ impl Row {
     /// Returns a block, to lie idle.
     pub(super) fn put_idle(&mut self, extra: &Extra, slot: usize, hold: Hold) {
         extra.magazine().put_idle(slot, hold);
-        let place = extra.place();
-        let first_stocked = self.magazines.len() - self.stocked;
-        if place < first_stocked {
-            self.swap(place, first_stocked - 1);
+        let first_stocked = self.first_stocked();
+        if extra.place() < first_stocked {
+            self.swap(extra.place(), first_stocked - 1);
             self.stocked += 1;
         }
     }
@@ -95,33 +132,23 @@ impl Row {
     /// Makes sure that there is a vacant slot, for a block that is yet to come.
     pub(super) fn make_room(&mut self, class: usize) -> Result<(), OutOfMemory> {
         if self.vacancy().is_none() {
-            self.add(Extra::of_blocks(class)?)?;
+            self.reserve()?;
+            self.add(Extra::of_blocks(class)?);
         }
         Ok(())
-    }
-
-    /// A vacant slot. The youngest magazines are the likeliest to have one.
-    pub(super) fn vacancy(&self) -> Option<(&Extra, usize)> {
-        let mut youngest_first = self.magazines.iter().rev();
-        youngest_first.find_map(|extra| Some((&**extra, extra.magazine().vacant_slot()?)))
     }
 
     /// Puts a block that is leased at once into a vacant slot, which there is.
     pub(super) fn install(&self, block: Block, hold: Hold) -> Option<(&Extra, usize)> {
         let (extra, slot) = self.vacancy()?;
-        let is_stocked = extra.place() >= self.magazines.len() - self.stocked;
-        extra.magazine().install(slot, block, hold, !is_stocked);
+        extra.magazine().install(slot, block, hold, extra.place() < self.first_stocked());
         Some((extra, slot))
     }
 
-    /// Adds a magazine without idle blocks.
-    pub(super) fn add(&mut self, extra: TryBox<Extra>) -> Result<(), OutOfMemory> {
-        self.reserve()?;
-        self.magazines.push(extra);
-        let last = self.magazines.len() - 1;
-        self.magazines[last].set_place(last);
-        self.swap(last, last - self.stocked);
-        Ok(())
+    /// A vacant slot. The youngest magazines are the likeliest to have one.
+    fn vacancy(&self) -> Option<(&Extra, usize)> {
+        let mut youngest_first = self.magazines.iter().rev();
+        youngest_first.find_map(|extra| Some((&**extra, extra.magazine().vacant_slot()?)))
     }
 
     /// Makes room for one more magazine.
@@ -129,13 +156,19 @@ impl Row {
         self.magazines.try_reserve(1).map_err(|_| OutOfMemory)
     }
 
+    /// Adds a magazine without idle blocks, for which there is room.
+    pub(super) fn add(&mut self, extra: TryBox<Extra>) {
+        self.magazines.push(extra);
+        let last = self.magazines.len() - 1;
+        self.swap(last, last - self.stocked);
+    }
+
     /// Takes out a magazine without idle blocks.
     pub(super) fn remove(&mut self, place: usize) -> TryBox<Extra> {
-        let last_unstocked = self.magazines.len() - self.stocked - 1;
+        let last_unstocked = self.first_stocked() - 1;
         debug_assert!(place <= last_unstocked);
         self.swap(place, last_unstocked);
-        let last = self.magazines.len() - 1;
-        self.swap(last_unstocked, last);
+        self.swap(last_unstocked, self.magazines.len() - 1);
         let removed = self.magazines.pop().expect("the last place is there");
         if self.magazines.len() < self.magazines.capacity() / 4 {
             self.magazines.shrink_to(self.magazines.len() * 2);
@@ -143,32 +176,9 @@ impl Row {
         removed
     }
 
-    /// Takes every idle block out of the stocked magazines for which `pick` says so; they are slow
-    /// from then on.
-    pub(super) fn flush(&mut self, pick: impl Fn(&Extra) -> bool, mut give: impl FnMut(Block)) {
-        let first_stocked = self.magazines.len() - self.stocked;
-        // Upward: what changes places with a magazine that is unstocked was looked at before it.
-        for place in first_stocked..self.magazines.len() {
-            if pick(&self.magazines[place]) {
-                self.magazines[place].magazine().flush(true).for_each(&mut give);
-                self.unstock(place);
-            }
-        }
-    }
-
-    /// The place of a magazine that nothing needs any more.
-    pub(super) fn over(&self) -> Option<usize> {
-        self.magazines.iter().position(|extra| extra.is_over())
-    }
-
-    /// Marks all magazines as having no idle blocks, which a close has taken.
-    pub(super) fn unstock_all(&mut self) {
-        self.stocked = 0;
-    }
-
     /// A stocked magazine has no idle block any more. Returns its new place.
     fn unstock(&mut self, place: usize) -> usize {
-        let first_stocked = self.magazines.len() - self.stocked;
+        let first_stocked = self.first_stocked();
         self.swap(place, first_stocked);
         self.stocked -= 1;
         first_stocked

@@ -7,12 +7,12 @@ use super::account::{HeldAccount, StreamAccount};
 use super::attempt::{Attempts, Stop};
 use super::locked::Locked;
 use super::state::Ledger;
-use super::{Connection, Shared, State};
+use super::{Connection, Home, LARGE, Shared};
 use crate::arena::Mapping;
 use crate::error::{LeaseError, Refused, Resource, Scope};
-use crate::magazine::{Extra, Hold, SlotRef};
+use crate::magazine::{Extra, Hold, Magazine, SlotRef};
 use crate::priority::Priority;
-use crate::ranges::MAX_SIZE_CLASSES;
+use crate::registry::Registered;
 use crate::scope::{Demand, StreamCharge};
 use crate::usage::Tally;
 
@@ -60,10 +60,10 @@ impl Connection {
         ask: &Ask<'_>,
         attempts: &mut Attempts,
     ) -> Result<Granted, Stop> {
-        let bytes = self.block_bytes(class);
+        let bytes = self.block_bytes(Home::First(class));
         let mut locked = self.lock_open()?;
         if self.magazines[class].word().wants_fold() {
-            self.fold(&mut locked);
+            self.fold(locked.state.shared.as_deref(), self.first_magazines());
         }
         let on_stream = OnStream::enter(&mut locked, ask, bytes)?;
         let stream = on_stream.as_ref().map(|on| on.charge);
@@ -76,23 +76,23 @@ impl Connection {
         let of_block = Demand::new(Tally::of_blocks(bytes)).at(ask.priority);
         let mut granted = None;
         if is_plain {
-            let State { shared, ledger } = &mut *locked.state;
-            let shared = shared.as_deref().ok_or(Stop::Closed)?;
+            let (shared, ledger) = locked.parts()?;
             granted = self.take_idle(shared, ledger, class, ask.hold);
         } else if self.has_idle(locked.ledger(), class) {
             let request = Demand { idle_bytes: bytes, ..of_block };
-            granted = self.charge(&mut locked, attempts, &request, stream, |shared, ledger| {
-                self.take_idle(shared, ledger, class, ask.hold)
-            })?;
-        }
-        if granted.is_none() {
             granted =
-                Some(self.lease_fresh(&mut locked, class, ask, &of_block, stream, attempts)?);
+                locked.sides(self)?.charge(attempts, &request, stream, |shared, ledger| {
+                    self.take_idle(shared, ledger, class, ask.hold)
+                })?;
         }
+        let granted = match granted {
+            Some(granted) => granted,
+            None => self.lease_fresh(&mut locked, class, ask, &of_block, stream, attempts)?,
+        };
         if let Some(on_stream) = on_stream {
             on_stream.commit(&mut locked, bytes);
         }
-        granted.ok_or(Stop::Map(class))
+        Ok(granted)
     }
 
     /// Leases a block that is not charged yet.
@@ -113,29 +113,28 @@ impl Connection {
         // Under the tree's lock: the arena is never short of a block that a request holds which is
         // about to be refused. Nor is anything mapped for one that would be.
         let mut brought = attempts.block.take();
-        let charged = self.charge(locked, attempts, request, stream, |shared, _| {
+        let charged = locked.sides(self)?.charge(attempts, request, stream, |shared, _| {
             brought.take().map(|(_, block)| block).or_else(|| shared.arena.take(class))
         });
         attempts.block = brought;
         let block = charged?.ok_or(Stop::Map(class))?;
-        let State { shared, ledger } = &mut *locked.state;
+        let (shared, ledger) = locked.parts()?;
         if let Some(vacant) = first.vacant_slot() {
             first.install(vacant, block, ask.hold, !ledger.caching);
-            let memory = Memory::Block { class, number: first.number(vacant) };
-            return Ok(Granted { slot: SlotRef::of(first, vacant), memory });
+            return Ok(granted_of_first(class, first, vacant));
         }
         let row = ledger.depot_mut().map(|depot| depot.row_mut(class));
         let (extra, vacant) =
             row.and_then(|row| row.install(block, ask.hold)).expect("room was made");
-        Ok(self.granted_of_extra(shared.as_deref(), extra, vacant))
+        Ok(self.granted_of_extra(shared, extra, vacant))
     }
 
     /// A block of an extra magazine that was leased just now. All leases from there come by here, and
     /// none of them heeds the mark that sends leases from a first magazine to fold its counts.
-    fn granted_of_extra(&self, shared: Option<&Shared>, extra: &Extra, slot: usize) -> Granted {
+    fn granted_of_extra(&self, shared: &Shared, extra: &Extra, slot: usize) -> Granted {
         let magazine = extra.magazine();
         if magazine.word().wants_fold() {
-            self.fold_extra(shared, extra);
+            self.fold(Some(shared), [Home::Extra(extra)]);
         }
         let memory = Memory::Block { class: extra.kind(), number: magazine.number(slot) };
         Granted { slot: SlotRef::of_extra(extra, slot), memory }
@@ -151,12 +150,12 @@ impl Connection {
         self.keep(&mut locked)?;
         let on_stream = OnStream::enter(&mut locked, ask, bytes as u64)?;
         let stream = on_stream.as_ref().map(|on| on.charge);
-        locked.ledger().depot_or_new()?.row_mut(MAX_SIZE_CLASSES).reserve()?;
+        locked.ledger().depot_or_new()?.row_mut(LARGE).reserve()?;
         let request = Demand::new(Tally::of_memory(bytes as u64)).at(ask.priority);
         let mut brought = attempts.large.take();
-        let charged = self.charge(&mut locked, attempts, &request, stream, |_, _| brought.take());
+        let charged = locked.sides(self)?.charge(attempts, &request, stream, |_, _| brought.take());
         attempts.large = brought;
-        let Some(extra) = charged? else { return Err(Stop::MapLarge(bytes)) };
+        let extra = charged?.ok_or(Stop::MapLarge(bytes))?;
         extra.magazine().occupy(0, ask.hold, true);
         let tick = self.hot.tick();
         let base = extra.with_large(|large| {
@@ -165,9 +164,10 @@ impl Connection {
         });
         let base = base.expect("a mapping was brought");
         let slot = SlotRef::of_extra(&extra, 0);
-        let depot = locked.ledger().depot_or_new()?;
-        depot.large_bytes += bytes as u64;
-        depot.row_mut(MAX_SIZE_CLASSES).add(extra)?;
+        if let Some(depot) = locked.ledger().depot_mut() {
+            depot.large_bytes += bytes as u64;
+            depot.row_mut(LARGE).add(extra);
+        }
         if let Some(on_stream) = on_stream {
             on_stream.commit(&mut locked, bytes as u64);
         }
@@ -184,15 +184,10 @@ impl Connection {
     ) -> Option<Granted> {
         let first = &self.magazines[class];
         if let Some((slot, _)) = first.take_idle(hold, false) {
-            let memory = Memory::Block { class, number: first.number(slot) };
-            return Some(Granted { slot: SlotRef::of(first, slot), memory });
+            return Some(granted_of_first(class, first, slot));
         }
-        let row = ledger.depot_mut()?.row_mut(class);
-        let stocked = row.stocked();
-        let (extra, slot) = row.take_idle(hold)?;
-        let granted = self.granted_of_extra(Some(shared), extra, slot);
-        self.note_stock(class, stocked, row.stocked());
-        Some(granted)
+        let (extra, slot) = ledger.depot_mut()?.row_mut(class).take_idle(hold)?;
+        Some(self.granted_of_extra(shared, extra, slot))
     }
 
     fn has_idle(&self, ledger: &Ledger, class: usize) -> bool {
@@ -202,14 +197,18 @@ impl Connection {
 
     /// Sees to it that the record keeps itself, which it does from its first lease on.
     fn keep(&self, locked: &mut Locked<'_>) -> Result<(), Stop> {
-        let State { shared, ledger } = &mut *locked.state;
+        let (shared, ledger) = locked.parts()?;
         if ledger.keep.is_none() {
-            let shared = shared.as_deref().ok_or(Stop::Closed)?;
-            ledger.keep = shared.registry.get(crate::registry::Registered::id(self));
+            ledger.keep = shared.registry.get(self.id());
             debug_assert!(ledger.keep.is_some(), "a connection that leases is registered");
         }
         Ok(())
     }
+}
+
+fn granted_of_first(class: usize, first: &Magazine, slot: usize) -> Granted {
+    let memory = Memory::Block { class, number: first.number(slot) };
+    Granted { slot: SlotRef::of(first, slot), memory }
 }
 
 /// The account of the stream that a request is for, held while it is decided.
@@ -225,13 +224,13 @@ impl<'a> OnStream<'a> {
         bytes: u64,
     ) -> Result<Option<Self>, Stop> {
         let Some(account) = ask.account else { return Ok(None) };
+        let (shared, ledger) = locked.parts()?;
         // A stream that was closed and drained is forgotten. What is left of it can have no more.
-        let stream = locked.ledger().stream_mut(account.key()).ok_or(Stop::Closed)?;
+        let stream = ledger.stream_mut(account.key()).ok_or(Stop::Closed)?;
         let class = stream.class.map(|of| of.class);
         let account = account.hold();
         let in_use = account.in_use();
         if !account.can_count(bytes) {
-            let shared = locked.state.shared.as_deref().ok_or(Stop::Closed)?;
             let limit = shared.tree.stream_limits().memory;
             let refused = Refused::new(Scope::Stream, Resource::Memory, limit, in_use, bytes);
             return Err(refused.at(ask.priority).into());

@@ -1,15 +1,17 @@
 //! A connection, locked: its side of a charge and the scopes' change in one step.
 
 use std::net::IpAddr;
-use std::task::Waker;
 
 use super::attempt::{Attempts, Stop};
 use super::state::{Ledger, Phase};
-use super::{Connection, Shared, State, WakerKey};
-use crate::error::Scope;
+use super::{Connection, Shared, State};
+use crate::error::{Refused, Scope};
+use crate::magazine::Extra;
 use crate::name::Source;
-use crate::scope::{Charge, Demand, OwnIdle, Partition, Scopes, Shortfall, StreamCharge};
-use crate::subnet::Retired;
+use crate::scope::{
+    Charge, Demand, OwnIdle, Parents, Partition, Scopes, Shortfall, StreamCharge, StreamShare,
+};
+use crate::subnet::{Retired, Visit};
 use crate::sync::{Arc, MutexGuard, TreeGuard};
 use crate::try_box::TryBox;
 use crate::usage::Tally;
@@ -25,36 +27,23 @@ pub(super) struct Locked<'a> {
 #[derive(Default)]
 #[must_use = "the record may go with it: drop it after the last use of the reference"]
 pub(crate) struct Leftovers {
-    pub(super) extra: Option<TryBox<crate::magazine::Extra>>,
-    pub(super) retired: Option<Retired>,
-    pub(super) registered: Option<Arc<Connection>>,
-    pub(super) keep: Option<Arc<Connection>>,
-    /// A share in the record, for as long as a straggler works on it.
-    pub(super) share: Option<Arc<Connection>>,
+    /// A share in the record, so that none that is dropped under the lock is the last.
+    share: Option<Arc<Connection>>,
     pub(super) shared: Option<Arc<Shared>>,
+    pub(super) extra: Option<TryBox<Extra>>,
+    retired: Option<Retired>,
 }
 
 /// The scopes, locked.
 pub(super) type LockedScopes<'a> = TreeGuard<'a, Scopes<Arc<Connection>>>;
 
-impl Locked<'_> {
-    pub(super) fn ledger(&mut self) -> &mut Ledger {
-        &mut self.state.ledger
-    }
-
-    /// The waker that is registered under a key.
-    pub(super) fn waker_mut(&mut self, key: Option<WakerKey>) -> Option<&mut Waker> {
-        let Ledger { waker, tables, .. } = &mut self.state.ledger;
-        match key? {
-            WakerKey::First => waker.as_mut(),
-            WakerKey::Further(key) => tables.as_mut()?.wakers.as_mut()?.get_mut(key),
-        }
-    }
-
-    /// Lets go of the lock.
-    pub(super) fn unlock(self) -> Leftovers {
-        self.leftovers
-    }
+/// A connection's ledger and the scopes, both locked: what is charged changes on both sides at once.
+pub(super) struct Sides<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) shared: &'a Shared,
+    pub(super) ledger: &'a mut Ledger,
+    pub(super) scopes: LockedScopes<'a>,
+    leftovers: &'a mut Leftovers,
 }
 
 impl Connection {
@@ -70,158 +59,6 @@ impl Connection {
         if locked.state.ledger.phase == Phase::Open { Ok(locked) } else { Err(Stop::Closed) }
     }
 
-    /// Charges `request` to the connection and every scope above it, or to nothing. `take` obtains
-    /// what is charged for, under the tree's lock, after every check; if it returns `None`, nothing is
-    /// charged. If there is no room in the ordinary system, a connection that the allow list covers
-    /// moves to the other in the same step: else one system could have room when the other is looked
-    /// at, and the other when the one is.
-    pub(super) fn charge<T>(
-        &self,
-        locked: &mut Locked<'_>,
-        attempts: &Attempts,
-        request: &Demand,
-        stream: Option<StreamCharge>,
-        mut take: impl FnMut(&Shared, &mut Ledger) -> Option<T>,
-    ) -> Result<Option<T>, Stop> {
-        let State { shared, ledger } = &mut *locked.state;
-        let shared = shared.as_deref().ok_or(Stop::Closed)?;
-        let mut scopes = shared.tree.lock();
-        let (lent, before) = (request.idle_bytes, ledger.memory);
-        // An idle block that is to be leased may have given way itself, to be charged as a fresh one.
-        let gave_way = |ledger: &Ledger| lent > 0 && ledger.memory < before;
-        let ordinary =
-            self.insist(shared, ledger, &mut scopes, attempts, lent, |scopes, ledger| {
-                if gave_way(ledger) {
-                    return Ok(None);
-                }
-                let charge = self.charge_of(ledger, request, stream, scopes.is_observing());
-                scopes.charge(&charge, || take(shared, ledger))
-            });
-        let taken = match ordinary {
-            Err(Stop::Refused(refused))
-                if matches!(refused.scope(), Scope::System | Scope::Transient)
-                    && scopes.is_allowlisted(ledger.parents, self.ip(ledger)) =>
-            {
-                let refused = refused.with_fallback(true);
-                let scopes = &mut scopes;
-                let moved =
-                    self.insist(shared, ledger, scopes, attempts, lent, |scopes, ledger| {
-                        if gave_way(ledger) {
-                            return Ok(None);
-                        }
-                        let to = ledger.parents.within(Partition::Allowlisted);
-                        let charge = self.charge_of(ledger, request, stream, scopes.is_observing());
-                        let moved = scopes.relocate(to, &charge, &[], || take(shared, ledger))?;
-                        if moved.is_some() {
-                            ledger.parents = to;
-                        }
-                        Ok(moved)
-                    });
-                if let Ok(Some(_)) = moved {
-                    self.leave_address(shared, ledger, scopes);
-                }
-                moved.map_err(|stop| stop.instead(refused))?
-            }
-            ordinary => ordinary?,
-        };
-        if taken.is_some() {
-            ledger.memory += request.usage.memory - request.idle_bytes;
-            if request.usage.cacheable > 0 {
-                self.start_caching(ledger, &mut scopes);
-            }
-        }
-        Ok(taken)
-    }
-
-    /// Attempts until there is room, or it is sure that there is none. Idle blocks of the
-    /// connection's own give way at once, but for the one of `lent` bytes that is asked for; those of
-    /// others are a reason to stop and reclaim them.
-    pub(super) fn insist<T>(
-        &self,
-        shared: &Shared,
-        ledger: &mut Ledger,
-        scopes: &mut LockedScopes<'_>,
-        attempts: &Attempts,
-        lent: u64,
-        mut attempt: impl FnMut(&mut LockedScopes<'_>, &mut Ledger) -> Result<T, Shortfall>,
-    ) -> Result<T, Stop> {
-        loop {
-            let shortfall = match attempt(scopes, ledger) {
-                Ok(done) => return Ok(done),
-                Err(shortfall) => shortfall,
-            };
-            let counts = self.own_idle_counts(ledger, &shortfall);
-            let own_idle = if counts { self.idle_bytes(ledger).saturating_sub(lent) } else { 0 };
-            let Shortfall { refused, enters, .. } = shortfall;
-            // Blocks of one's own that are out are known not to be idle.
-            let own_out = if counts && !enters { ledger.usage().cacheable - own_idle } else { 0 };
-            let stop = attempts.stop(scopes, &shortfall, own_out);
-            let helps = if enters {
-                // The scope is asked for the idle blocks too.
-                refused.missing_bytes_of(refused.requested().saturating_sub(own_idle)).is_some()
-            } else {
-                let missing = refused.missing_bytes();
-                missing.is_some_and(|bytes| bytes <= own_idle || matches!(stop, Stop::Reclaim(..)))
-            };
-            if own_idle == 0 || !helps {
-                return Err(stop);
-            }
-            attempts.has_flushed.set(true);
-            self.flush_idle(shared, ledger, scopes, false);
-        }
-    }
-
-    #[inline]
-    pub(super) fn charge_of<'r>(
-        &self,
-        ledger: &Ledger,
-        request: &'r Demand,
-        stream: Option<StreamCharge>,
-        is_observed: bool,
-    ) -> Charge<'r> {
-        let (parents, own) = (ledger.parents, ledger.usage());
-        let bytes = if is_observed { self.idle_bytes(ledger) } else { 0 };
-        Charge { idle: OwnIdle { id: self.serial, bytes }, parents, own, request, stream }
-    }
-
-    /// Takes memory off the connection and the scopes.
-    #[inline]
-    pub(super) fn credit(&self, shared: &Shared, ledger: &mut Ledger, less: &Tally) {
-        ledger.memory -= less.memory;
-        shared.tree.lock().credit(ledger.parents, less);
-    }
-
-    /// Whether idle blocks of the connection's own are charged to the scope that has no room.
-    fn own_idle_counts(&self, ledger: &Ledger, shortfall: &Shortfall) -> bool {
-        match shortfall.at {
-            Some(at) => at.counts(ledger.parents),
-            None => shortfall.refused.scope() == Scope::Connection,
-        }
-    }
-
-    /// Lists the connection as one that may keep idle blocks, unless a scope above bars that.
-    pub(super) fn start_caching(&self, ledger: &mut Ledger, scopes: &mut LockedScopes<'_>) {
-        if !ledger.caching
-            && let Some(me) = &ledger.keep
-        {
-            ledger.caching = scopes.list(self.serial, me, ledger.parents);
-        }
-    }
-
-    /// The address that the connection had counts it no longer.
-    pub(super) fn leave_address(
-        &self,
-        shared: &Shared,
-        ledger: &mut Ledger,
-        scopes: &mut LockedScopes<'_>,
-    ) {
-        if std::mem::take(&mut ledger.counted)
-            && let Some(from) = self.ip(ledger)
-        {
-            scopes.subnets.leave(shared.tree.address(from));
-        }
-    }
-
     pub(super) fn source(&self, ledger: &Ledger) -> Option<Source> {
         let other = ledger.tables.as_ref().and_then(|tables| tables.source.as_deref().cloned());
         other.or_else(|| self.remote.source())
@@ -231,6 +68,245 @@ impl Connection {
         match ledger.tables.as_ref().and_then(|tables| tables.source.as_deref()) {
             Some(source) => source.ip(),
             None => self.remote.ip(),
+        }
+    }
+}
+
+impl Leftovers {
+    pub(super) fn keep(&mut self, share: Option<Arc<Connection>>) {
+        if let Some(share) = share {
+            self.share.get_or_insert(share);
+        }
+    }
+}
+
+impl Locked<'_> {
+    pub(super) fn ledger(&mut self) -> &mut Ledger {
+        &mut self.state.ledger
+    }
+
+    /// The governor's side and the connection's, until nothing is charged any more.
+    #[inline(always)]
+    pub(super) fn parts(&mut self) -> Result<(&Shared, &mut Ledger), Stop> {
+        let State { shared, ledger } = &mut *self.state;
+        Ok((shared.as_deref().ok_or(Stop::Closed)?, ledger))
+    }
+
+    /// Lets go of the lock.
+    pub(super) fn unlock(self) -> Leftovers {
+        self.leftovers
+    }
+
+    /// Does something without the lock.
+    pub(super) fn without_lock<'a>(
+        self,
+        connection: &'a Connection,
+        work: impl FnOnce(),
+    ) -> Locked<'a> {
+        let leftovers = self.unlock();
+        work();
+        Locked { leftovers, ..connection.lock() }
+    }
+
+    /// Locks the scopes too.
+    #[inline(always)]
+    pub(super) fn sides<'a>(&'a mut self, connection: &'a Connection) -> Result<Sides<'a>, Stop> {
+        let State { shared, ledger } = &mut *self.state;
+        let shared = shared.as_deref().ok_or(Stop::Closed)?;
+        let scopes = shared.tree.lock();
+        Ok(Sides { connection, shared, ledger, scopes, leftovers: &mut self.leftovers })
+    }
+}
+
+/// Charging.
+impl Sides<'_> {
+    /// Charges `request` to the connection and every scope above it, or to nothing. `take` obtains
+    /// what is charged for, under the tree's lock, after every check; if it returns `None`, nothing is
+    /// charged. If there is no room in the ordinary system, a connection that the allow list covers
+    /// moves to the other in the same step: else one system could have room when the other is looked
+    /// at, and the other when the one is.
+    pub(super) fn charge<T>(
+        &mut self,
+        attempts: &Attempts,
+        request: &Demand,
+        stream: Option<StreamCharge>,
+        mut take: impl FnMut(&Shared, &mut Ledger) -> Option<T>,
+    ) -> Result<Option<T>, Stop> {
+        let (lent, before) = (request.idle_bytes, self.ledger.memory);
+        let mut enter = |sides: &mut Self, to| {
+            sides.insist(attempts, lent, |sides| {
+                // An idle block that is to be leased may have given way itself, to be charged as a
+                // fresh one.
+                if lent > 0 && sides.ledger.memory < before {
+                    return Ok(None);
+                }
+                sides.enter(to, request, stream, &[], &mut take)
+            })
+        };
+        let taken = match enter(self, self.ledger.parents) {
+            Err(Stop::Refused(refused))
+                if matches!(refused.scope(), Scope::System | Scope::Transient) =>
+            {
+                let ip = self.connection.ip(self.ledger);
+                self.or_allowlisted(refused, ip, enter)?
+            }
+            ordinary => ordinary?,
+        };
+        if taken.is_some() {
+            self.ledger.memory += request.usage.memory - request.idle_bytes;
+            if request.usage.cacheable > 0 {
+                self.start_caching();
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Tries the scopes of the allow list, if it covers a connection from `ip`, where the ordinary
+    /// ones refused. Once it is there, its address counts it no longer.
+    pub(super) fn or_allowlisted<T>(
+        &mut self,
+        refused: Refused,
+        ip: Option<IpAddr>,
+        enter: impl FnOnce(&mut Self, Parents) -> Result<Option<T>, Stop>,
+    ) -> Result<Option<T>, Stop> {
+        let parents = self.ledger.parents;
+        if !self.scopes.is_allowlisted(parents, ip) {
+            return Err(refused.into());
+        }
+        let moved = enter(self, parents.within(Partition::Allowlisted))
+            .map_err(|stop| stop.instead(refused.with_fallback(true)))?;
+        if moved.is_some() {
+            self.leave_address();
+        }
+        Ok(moved)
+    }
+
+    /// Moves the connection, and its streams' shares, to scopes that are held; or changes nothing.
+    pub(super) fn move_to(
+        &mut self,
+        to: Parents,
+        streams: &[StreamShare],
+        attempts: &Attempts,
+    ) -> Result<Option<()>, Stop> {
+        let nothing = Demand::new(Tally::default());
+        self.insist(attempts, 0, |sides| sides.enter(to, &nothing, None, streams, |_, _| Some(())))
+    }
+
+    /// Attempts until there is room, or it is sure that there is none. Idle blocks of the
+    /// connection's own give way at once, but for the one of `lent` bytes that is asked for; those of
+    /// others are a reason to stop and reclaim them.
+    fn insist<T>(
+        &mut self,
+        attempts: &Attempts,
+        lent: u64,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, Shortfall>,
+    ) -> Result<T, Stop> {
+        loop {
+            match attempt(self) {
+                Ok(done) => return Ok(done),
+                Err(shortfall) => self.make_room(attempts, lent, &shortfall)?,
+            }
+        }
+    }
+
+    #[cold]
+    fn make_room(
+        &mut self,
+        attempts: &Attempts,
+        lent: u64,
+        shortfall: &Shortfall,
+    ) -> Result<(), Stop> {
+        let Shortfall { refused, at, enters } = shortfall;
+        let counts = match at {
+            Some(at) => at.counts(self.ledger.parents),
+            None => refused.scope() == Scope::Connection,
+        };
+        let idle = if counts { self.connection.idle_bytes(self.ledger) } else { 0 };
+        let own_idle = idle.saturating_sub(lent);
+        // Blocks of one's own that are out are known not to be idle.
+        let own_out = if counts && !enters { self.ledger.usage().cacheable - own_idle } else { 0 };
+        let stop = attempts.stop(&mut self.scopes, shortfall, own_out);
+        let helps = if *enters {
+            // The scope is asked for the idle blocks too.
+            refused.missing_bytes_of(refused.requested().saturating_sub(own_idle)).is_some()
+        } else {
+            let missing = refused.missing_bytes();
+            missing.is_some_and(|bytes| bytes <= own_idle || matches!(stop, Stop::Reclaim(..)))
+        };
+        if own_idle == 0 || !helps {
+            return Err(stop);
+        }
+        attempts.has_flushed.set(true);
+        self.flush(false, |_| true);
+        Ok(())
+    }
+
+    /// Charges `request`, and moves the connection to the scopes `to` if it is not there yet; or
+    /// changes nothing.
+    fn enter<T>(
+        &mut self,
+        to: Parents,
+        request: &Demand,
+        stream: Option<StreamCharge>,
+        streams: &[StreamShare],
+        take: impl FnOnce(&Shared, &mut Ledger) -> Option<T>,
+    ) -> Result<Option<T>, Shortfall> {
+        let charge = self.charge_of(request, stream);
+        let Self { shared, ledger, scopes, .. } = self;
+        let taken = scopes.charge(&charge, to, streams, || take(shared, ledger))?;
+        if taken.is_some() {
+            ledger.parents = to;
+        }
+        Ok(taken)
+    }
+
+    #[inline]
+    pub(super) fn charge_of<'r>(
+        &self,
+        request: &'r Demand,
+        stream: Option<StreamCharge>,
+    ) -> Charge<'r> {
+        let Self { connection, ledger, scopes, .. } = self;
+        let bytes = if scopes.is_observing() { connection.idle_bytes(ledger) } else { 0 };
+        let idle = OwnIdle { id: connection.serial, bytes };
+        Charge { idle, parents: ledger.parents, own: ledger.usage(), request, stream }
+    }
+
+    /// Takes memory off the connection and the scopes.
+    #[inline]
+    pub(super) fn credit(&mut self, less: &Tally) {
+        self.ledger.memory -= less.memory;
+        self.scopes.credit(self.ledger.parents, less);
+    }
+
+    /// Lists the connection as one that may keep idle blocks, unless a scope above bars that.
+    pub(super) fn start_caching(&mut self) {
+        let Self { connection, ledger, scopes, .. } = self;
+        if !ledger.caching
+            && let Some(me) = &ledger.keep
+        {
+            ledger.caching = scopes.list(connection.serial, me, ledger.parents);
+        }
+    }
+
+    pub(super) fn stop_caching(&mut self) {
+        if std::mem::take(&mut self.ledger.caching) {
+            self.scopes.unlist(self.connection.serial, self.ledger.parents);
+        }
+    }
+
+    /// Counts the connection at the address that was compared with the limits, if any was.
+    pub(super) fn arrive(&mut self, visit: &Visit) {
+        self.leftovers.retired = Some(self.scopes.admit_visit(visit));
+        self.ledger.counted |= visit.counts();
+    }
+
+    /// The address that counts the connection does so no longer.
+    pub(super) fn leave_address(&mut self) {
+        if std::mem::take(&mut self.ledger.counted)
+            && let Some(from) = self.connection.ip(self.ledger)
+        {
+            self.scopes.subnets.leave(self.shared.tree.address(from));
         }
     }
 }

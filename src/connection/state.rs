@@ -94,12 +94,17 @@ pub(super) struct StreamClass {
 }
 
 impl Ledger {
-    /// Of a connection that has just been admitted, with this many bytes reserved.
-    pub(super) fn new(parents: Parents, kind: ConnectionKind, reserved: u64) -> Self {
+    /// Of a connection that has just been admitted.
+    pub(super) fn new(
+        parents: Parents,
+        kind: ConnectionKind,
+        reserved: u64,
+        counted: bool,
+    ) -> Self {
         Self {
             phase: Phase::Open,
             kind,
-            counted: false,
+            counted,
             caching: false,
             stragglers: 0,
             memory: reserved,
@@ -114,20 +119,21 @@ impl Ledger {
     /// Everything the connection is charged for.
     #[inline]
     pub(super) fn usage(&self) -> Tally {
-        let mut usage = match (self.phase, &self.tables) {
-            (Phase::Gone, _) => Tally::default(),
-            (_, None) => *self.kind.tally(),
-            (_, Some(tables)) => {
-                let mut usage = *self.kind.tally();
-                if let Some(streams) = &tables.streams {
-                    usage.add(&Tally::of_streams(streams.inbound, streams.outbound));
-                }
-                usage
+        let mut usage = Tally::default();
+        if self.phase != Phase::Gone {
+            usage = *self.kind.tally();
+            if let Some(Streams { inbound, outbound, .. }) = self.streams() {
+                usage.add(&Tally::of_streams(*inbound, *outbound));
             }
-        };
+        }
         usage.memory = self.memory;
         usage.cacheable = self.memory - self.reserved - self.large_bytes();
         usage
+    }
+
+    /// How many streams are open, inbound and outbound.
+    pub(super) fn stream_counts(&self) -> [u32; 2] {
+        self.streams().map_or([0; 2], |streams| [streams.inbound, streams.outbound])
     }
 
     pub(super) fn large_bytes(&self) -> u64 {
@@ -167,17 +173,9 @@ impl Ledger {
     }
 
     /// Drops tables that are empty, which runs no code of a user's.
+    #[inline]
     pub(super) fn drop_empty_tables(&mut self) {
-        self.tables.take_if(|tables| {
-            tables.depot.take_if(|depot| depot.is_empty());
-            tables.streams.take_if(|streams| streams.by_key.is_empty());
-            tables.wakers.take_if(|wakers| wakers.is_empty());
-            tables.depot.is_none()
-                && tables.streams.is_none()
-                && tables.left.is_empty()
-                && tables.source.is_none()
-                && tables.wakers.is_none()
-        });
+        self.tables.take_if(|tables| tables.drop_empty());
     }
 
     /// The guard is gone, and no stream counts any longer. What stays are the accounts that leases
@@ -192,15 +190,26 @@ impl Ledger {
             left.extend(streams.by_key.drain().map(|stream| stream.account));
             (tables.left, tables.streams) = (left.into(), None);
         }
-        self.drop_empty_tables();
     }
 
     /// No lease is left that could point to an account.
     pub(super) fn forget_accounts(&mut self) {
         if let Some(tables) = &mut self.tables {
             (tables.left, tables.streams) = (Box::default(), None);
-            self.drop_empty_tables();
         }
+        self.drop_empty_tables();
+    }
+}
+
+impl Tables {
+    /// Drops those that are empty. Returns whether none is left.
+    fn drop_empty(&mut self) -> bool {
+        let Self { depot, streams, left, source, wakers } = self;
+        depot.take_if(|depot| depot.is_empty());
+        streams.take_if(|streams| streams.by_key.is_empty());
+        wakers.take_if(|wakers| wakers.is_empty());
+        let has_none = depot.is_none() && streams.is_none() && wakers.is_none();
+        has_none && left.is_empty() && source.is_none()
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::panic::Location;
 
+use super::Connection;
 use super::account::StreamAccount;
 use super::attempt::Stop;
 use super::lease::{Ask, OnStream};
-use super::locked::Locked;
+use super::locked::{Locked, Sides};
 use super::state::{Phase, StreamClass};
-use super::{Connection, State};
 use crate::error::{BindError, LeaseError};
 use crate::magazine::Hold;
 use crate::name::Direction;
@@ -32,7 +32,7 @@ impl Connection {
             let stream = on_stream.as_ref().map(|on| on.charge);
             let request = Demand::new(Tally::of_memory(bytes)).at(priority);
             // Entered first, so that the two sides agree on what lies in blocks.
-            self.charge(&mut locked, attempts, &request, stream, |_, _| Some(()))?;
+            locked.sides(self)?.charge(attempts, &request, stream, |_, _| Some(()))?;
             locked.ledger().reserved += bytes;
             if let Some(on_stream) = on_stream {
                 on_stream.commit(&mut locked, bytes);
@@ -46,13 +46,11 @@ impl Connection {
         if let Some(account) = account {
             self.give_back(account, bytes);
         }
-        let mut locked = self.lock();
-        let State { shared, ledger } = &mut *locked.state;
-        if let Some(shared) = shared.as_deref()
-            && ledger.phase == Phase::Open
-        {
-            ledger.reserved -= bytes;
-            self.credit(shared, ledger, &Tally::of_memory(bytes));
+        if let Ok(mut locked) = self.lock_open() {
+            locked.ledger().reserved -= bytes;
+            if let Ok(mut sides) = locked.sides(self) {
+                sides.credit(&Tally::of_memory(bytes));
+            }
         }
     }
 }
@@ -69,11 +67,10 @@ impl Connection {
             locked.ledger().streams_or_new()?.reserve()?;
             let request = Demand::new(Tally::of_stream(direction));
             let stream = Some(StreamCharge { in_use: 0, class: None });
-            self.charge(&mut locked, attempts, &request, stream, |_, _| Some(()))?;
-            let key = match locked.state.shared.as_deref() {
-                Some(shared) => shared.tree.lock().next_stream(),
-                None => return Err(Stop::Closed),
-            };
+            let mut sides = locked.sides(self)?;
+            sides.charge(attempts, &request, stream, |_, _| Some(()))?;
+            let key = sides.scopes.next_stream();
+            drop(sides);
             Ok(locked.ledger().streams_or_new()?.open(key, direction))
         })
     }
@@ -83,10 +80,35 @@ impl Connection {
         let name = Named::new(name.as_bytes(), &self.hot.hasher)?;
         let bound = self.attempt_and_count(|attempts| {
             let mut locked = self.lock_open()?;
-            let bound = self.attempt_bind_stream(&mut locked, account, name, attempts)?;
-            if let Some(stream) = locked.ledger().stream_mut(account.key()) {
+            let stream = locked.ledger().stream_mut(account.key()).ok_or(Stop::Closed)?;
+            if stream.bound {
+                return Err(Stop::AlreadyBound);
+            }
+            let counts = stream.counts();
+            // Nothing is taken meanwhile; what is returned meanwhile only makes it less.
+            let held = account.hold();
+            let mut sides = locked.sides(self)?;
+            let parents = sides.ledger.parents;
+            let class = sides.scopes.hold_class(parents, name)?;
+            let mut of_stream = None;
+            let mut done = Ok(());
+            // The connection's own class counts the stream already.
+            if parents.class != Some(class) {
+                let request = Demand::new(counts.with_memory(held.in_use()));
+                let charge = sides.charge_of(&request, None);
+                match sides.scopes.bind_class(class, &charge, || held.set_classed()) {
+                    Ok(memory) => of_stream = Some(StreamClass { class, memory }),
+                    // No idle memory of the connection is charged to classes of streams.
+                    Err(shortfall) => done = Err(attempts.stop(&mut sides.scopes, &shortfall, 0)),
+                }
+            }
+            if of_stream.is_none() {
+                sides.scopes.release_class(class, parents);
+            }
+            done?;
+            if let Some(stream) = sides.ledger.stream_mut(account.key()) {
                 stream.bound = true;
-                stream.class = bound;
+                stream.class = of_stream;
             }
             Ok(())
         });
@@ -94,41 +116,6 @@ impl Connection {
             BindError::AlreadyBound => BindError::StreamAlreadyBound,
             error => error,
         })
-    }
-
-    /// Returns the class, if it is not the connection's, which counts the stream already.
-    fn attempt_bind_stream(
-        &self,
-        locked: &mut Locked<'_>,
-        account: &StreamAccount,
-        name: Named<'_>,
-        attempts: &super::attempt::Attempts,
-    ) -> Result<Option<StreamClass>, Stop> {
-        let State { shared, ledger } = &mut *locked.state;
-        let shared = shared.as_deref().ok_or(Stop::Closed)?;
-        let stream = ledger.stream_mut(account.key()).ok_or(Stop::Closed)?;
-        if stream.bound {
-            return Err(Stop::AlreadyBound);
-        }
-        let counts = stream.counts();
-        // Nothing is taken meanwhile; what is returned meanwhile only makes it less.
-        let held = account.hold();
-        let parents = ledger.parents;
-        let mut scopes = shared.tree.lock();
-        let class = scopes.hold_class(parents, name)?;
-        let of_stream = if parents.class == Some(class) {
-            Ok(None)
-        } else {
-            let request = Demand::new(counts.with_memory(held.in_use()));
-            let charge = self.charge_of(ledger, &request, None, scopes.is_observing());
-            match scopes.bind_class(class, &charge, || held.set_classed()) {
-                Ok(memory) => return Ok(Some(StreamClass { class, memory })),
-                // No idle memory of the connection is charged to classes of streams.
-                Err(shortfall) => Err(attempts.stop(&mut scopes, &shortfall, 0)),
-            }
-        };
-        scopes.release_class(class, parents);
-        of_stream
     }
 
     /// Counts bytes as returned to a stream's account. Called while the record stays for another
@@ -148,17 +135,15 @@ impl Connection {
     #[inline(never)]
     fn settle_stream(&self, key: u64, bytes: u64) {
         let mut locked = self.lock();
-        let State { shared, ledger } = &mut *locked.state;
-        let (open, parents) = (ledger.phase == Phase::Open, ledger.parents);
-        if let Some(shared) = shared.as_deref()
-            && let Some(stream) = ledger.stream_mut(key)
-            && let Some(of) = &mut stream.class
-            && open
+        if let Ok((shared, ledger)) = locked.parts()
+            && ledger.phase == Phase::Open
         {
-            let less = bytes.min(of.memory);
-            of.memory -= less;
-            let class = of.class;
-            shared.tree.lock().credit_class(class, parents, &Tally::of_memory(less));
+            let parents = ledger.parents;
+            if let Some(of) = ledger.stream_mut(key).and_then(|stream| stream.class.as_mut()) {
+                let less = bytes.min(of.memory);
+                of.memory -= less;
+                shared.tree.lock().credit_class(of.class, parents, &Tally::of_memory(less));
+            }
         }
         self.reap_stream(&mut locked, key);
     }
@@ -168,24 +153,19 @@ impl Connection {
         account.close();
         let key = account.key();
         let mut locked = self.lock();
-        let State { shared, ledger } = &mut *locked.state;
-        if let Some(shared) = shared.as_deref()
-            && ledger.phase != Phase::Gone
+        if locked.ledger().phase != Phase::Gone
+            && let Ok(Sides { ledger, mut scopes, .. }) = locked.sides(self)
         {
-            let parents = ledger.parents;
-            let mut class = None;
+            let (parents, one) = (ledger.parents, Tally::of_stream(direction));
+            scopes.credit(parents, &one);
             if let Some(streams) = ledger.streams_mut() {
                 *streams.count_mut(direction) -= 1;
                 if let Some(stream) = streams.get_mut(key) {
                     stream.open = false;
-                    class = stream.class.map(|of| of.class);
+                    if let Some(of) = stream.class {
+                        scopes.credit_class(of.class, parents, &one);
+                    }
                 }
-            }
-            let one = Tally::of_stream(direction);
-            let mut scopes = shared.tree.lock();
-            scopes.credit(parents, &one);
-            if let Some(class) = class {
-                scopes.credit_class(class, parents, &one);
             }
         }
         self.reap_stream(&mut locked, key);
@@ -193,16 +173,16 @@ impl Connection {
 
     /// Takes out the stream under `key`, if it is closed and drained, and lets go of its class.
     fn reap_stream(&self, locked: &mut Locked<'_>, key: u64) {
-        let State { shared, ledger } = &mut *locked.state;
+        let ledger = locked.ledger();
         let parents = ledger.parents;
         let Some(reaped) = ledger.streams_mut().and_then(|streams| streams.reap(key)) else {
             return;
         };
-        if let (Some(of), Some(shared)) = (reaped.class, shared.as_deref()) {
+        ledger.drop_empty_tables();
+        if let (Some(of), Some(shared)) = (reaped.class, locked.state.shared.as_deref()) {
             let mut scopes = shared.tree.lock();
             scopes.credit_class(of.class, parents, &Tally::of_memory(of.memory));
             scopes.release_class(of.class, parents);
         }
-        ledger.drop_empty_tables();
     }
 }

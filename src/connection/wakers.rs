@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 
 use super::Connection;
-use super::state::Phase;
+use super::state::{Ledger, Phase};
 use crate::try_box::{OutOfMemory, TryBox};
 
 /// Where a future's waker is kept.
@@ -18,10 +18,15 @@ pub(crate) enum WakerKey {
 }
 
 /// Wakers of all futures but the first, by key.
-#[derive(Default)]
 pub(super) struct Wakers {
     waiting: Vec<(NonZeroU64, Waker)>,
-    last_key: u64,
+    last_key: NonZeroU64,
+}
+
+impl Default for Wakers {
+    fn default() -> Self {
+        Self { waiting: Vec::new(), last_key: NonZeroU64::MIN }
+    }
 }
 
 impl Connection {
@@ -31,64 +36,63 @@ impl Connection {
         if self.is_closed() {
             return true;
         }
-        {
-            let mut locked = self.lock();
-            if let Some(registered) = locked.waker_mut(*key)
-                && registered.will_wake(waker)
-            {
-                return false;
-            }
+        let is_registered = |ledger: &mut Ledger| {
+            let registered = ledger.waker_mut((*key)?)?;
+            registered.will_wake(waker).then_some(())
+        };
+        if is_registered(self.lock().ledger()).is_some() {
+            return false;
         }
         // Cloned before the lock, and the replaced one dropped after it: both may run any code.
-        let waker = waker.clone();
+        let mut waker = waker.clone();
         let mut locked = self.lock();
-        let ledger = &mut locked.state.ledger;
+        let ledger = locked.ledger();
         if ledger.phase != Phase::Open {
-            drop(locked);
             return true;
         }
-        let replaced = match *key {
-            None if ledger.waker.is_none() => {
-                *key = Some(WakerKey::First);
-                ledger.waker.replace(waker)
-            }
-            Some(WakerKey::First) => ledger.waker.replace(waker),
-            None | Some(WakerKey::Further(_)) => {
-                let wakers =
-                    ledger.tables_or_new().and_then(|tables| TryBox::or_new(&mut tables.wakers));
-                let reserved = wakers.and_then(|wakers| {
-                    wakers.waiting.try_reserve(1).map_err(|_| OutOfMemory)?;
-                    Ok(wakers)
-                });
-                let Ok(wakers) = reserved else {
-                    ledger.drop_empty_tables();
-                    drop(locked);
-                    // Without memory to wait, the future is polled again at once.
-                    waker.wake();
-                    return false;
-                };
-                wakers.insert(key, waker)
-            }
-        };
-        drop(locked);
-        drop(replaced);
+        if let Some(registered) = key.and_then(|key| ledger.waker_mut(key)) {
+            std::mem::swap(registered, &mut waker);
+        } else if ledger.waker.is_none() {
+            ledger.waker = Some(waker);
+            *key = Some(WakerKey::First);
+        } else if let Ok(further) = ledger.wakers_or_new() {
+            *key = Some(WakerKey::Further(further.insert(waker)));
+        } else {
+            ledger.drop_empty_tables();
+            drop(locked);
+            // Without memory to wait, the future is polled again at once.
+            waker.wake();
+        }
         false
     }
 
     /// Forgets a future's waker.
     pub(crate) fn forget_waker(&self, key: WakerKey) {
         let mut locked = self.lock();
-        let ledger = &mut locked.state.ledger;
-        let forgotten = match (key, &mut ledger.tables) {
-            (WakerKey::First, _) => ledger.waker.take(),
-            (WakerKey::Further(key), Some(tables)) => {
-                tables.wakers.as_mut().and_then(|wakers| wakers.remove(key))
-            }
-            (WakerKey::Further(_), None) => None,
+        let ledger = locked.ledger();
+        let further = ledger.tables.as_mut().and_then(|tables| tables.wakers.as_mut());
+        let forgotten = match key {
+            WakerKey::First => ledger.waker.take(),
+            WakerKey::Further(key) => further.and_then(|wakers| wakers.remove(key)),
         };
         ledger.drop_empty_tables();
         drop(locked);
         drop(forgotten);
+    }
+}
+
+impl Ledger {
+    fn waker_mut(&mut self, key: WakerKey) -> Option<&mut Waker> {
+        let WakerKey::Further(key) = key else { return self.waker.as_mut() };
+        let waiting = &mut self.tables.as_mut()?.wakers.as_mut()?.waiting;
+        waiting.iter_mut().find(|(of, _)| *of == key).map(|(_, waker)| waker)
+    }
+
+    /// The further wakers, with room for one more.
+    fn wakers_or_new(&mut self) -> Result<&mut Wakers, OutOfMemory> {
+        let wakers = TryBox::or_new(&mut self.tables_or_new()?.wakers)?;
+        wakers.waiting.try_reserve(1).map_err(|_| OutOfMemory)?;
+        Ok(wakers)
     }
 }
 
@@ -97,22 +101,11 @@ impl Wakers {
         self.waiting.is_empty()
     }
 
-    pub(super) fn get_mut(&mut self, key: NonZeroU64) -> Option<&mut Waker> {
-        self.waiting.iter_mut().find(|(of, _)| *of == key).map(|(_, waker)| waker)
-    }
-
-    /// Enters a waker, for which there is room, or replaces the one that is there.
-    fn insert(&mut self, key: &mut Option<WakerKey>, waker: Waker) -> Option<Waker> {
-        if let Some(WakerKey::Further(known)) = *key
-            && let Some(registered) = self.get_mut(known)
-        {
-            return Some(std::mem::replace(registered, waker));
-        }
-        self.last_key += 1;
-        let new = NonZeroU64::new(self.last_key)?;
-        *key = Some(WakerKey::Further(new));
-        self.waiting.push((new, waker));
-        None
+    /// Enters a waker, for which there is room.
+    fn insert(&mut self, waker: Waker) -> NonZeroU64 {
+        self.last_key = self.last_key.saturating_add(1);
+        self.waiting.push((self.last_key, waker));
+        self.last_key
     }
 
     fn remove(&mut self, key: NonZeroU64) -> Option<Waker> {

@@ -135,41 +135,26 @@ impl Charge<'_> {
 }
 
 impl<M: Member> Scopes<M> {
-    /// Charges all scopes, or none. `take` obtains what is charged for: after every check, and
-    /// before any charge; if it returns `None`, nothing is charged.
+    /// Charges all scopes, and moves the connection to the scopes `to` if it is not there yet, which are
+    /// held, with its streams' shares; or changes nothing. `take` obtains what is charged for: after
+    /// every check, and before any charge; if it returns `None`, nothing is charged.
     #[inline]
     pub(crate) fn charge<T>(
         &mut self,
         charge: &Charge<'_>,
-        take: impl FnOnce() -> Option<T>,
-    ) -> Result<Option<T>, Shortfall> {
-        let stays = Move { to: charge.parents, entering: None, streams: &[] };
-        self.charge_and_move(charge, &stays, take)
-    }
-
-    /// Moves a connection and its streams' shares to other scopes, which are held, and charges what
-    /// it asks for; or changes nothing. `take` is as in [`charge`](Self::charge).
-    pub(crate) fn relocate<T>(
-        &mut self,
         to: Parents,
-        charge: &Charge<'_>,
         streams: &[StreamShare],
         take: impl FnOnce() -> Option<T>,
     ) -> Result<Option<T>, Shortfall> {
-        let Some(entering) = charge.request.along_with(&charge.own) else {
-            let system = to.partition().system();
-            return Err(Refused::uncountable(system, charge.request.usage.memory).into());
-        };
-        self.charge_and_move(charge, &Move { to, entering: Some(entering), streams }, take)
-    }
-
-    #[inline(always)]
-    fn charge_and_move<T>(
-        &mut self,
-        charge: &Charge<'_>,
-        moves: &Move<'_>,
-        take: impl FnOnce() -> Option<T>,
-    ) -> Result<Option<T>, Shortfall> {
+        let mut entering = None;
+        if to != charge.parents {
+            let Some(demand) = charge.request.along_with(&charge.own) else {
+                let system = to.partition().system();
+                return Err(Refused::uncountable(system, charge.request.usage.memory).into());
+            };
+            entering = Some(demand);
+        }
+        let moves = &Move { to, entering, streams };
         if !self.has_room(charge, moves) {
             self.check(charge, moves)?;
         }
