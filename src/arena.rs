@@ -184,8 +184,8 @@ impl Arena {
             // the place where it was. It is of this arena and class, as the caller says, and goes
             // back below.
             unsafe {
-                let (_, base) = self.lookup().locate(class, block.number());
-                base.write_bytes(0, self.sizes.block_bytes(class));
+                let (_, base, bytes) = self.lookup().locate(class, block.number());
+                base.write_bytes(0, bytes);
             }
         }
         if self.classes[class].give(block) {
