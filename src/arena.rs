@@ -66,7 +66,7 @@ use crate::error::{ConfigError, Refused};
 use crate::ranges::{MAX_BLOCK_BYTES, MAX_SIZE_CLASSES, MIN_BLOCK_BYTES};
 use crate::sync::Mutex;
 use crate::sync::unmodelled::{AtomicU32, Relaxed};
-use anchored::Anchored;
+pub(crate) use anchored::Anchored;
 pub(crate) use block::{Block, BlockCell, Note};
 pub(crate) use books::Bounds;
 use books::{Books, Bound};

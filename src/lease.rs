@@ -102,7 +102,8 @@ unsafe fn put_slowly(connection: NonNull<Connection>, slot: SlotRef, hold: Hold)
     // SAFETY: by the caller's promise; what is borrowed here is not used after the return.
     let leftovers = unsafe {
         let connection = connection.as_ref();
-        connection.put_slowly(home(connection, slot), slot.slot(), hold)
+        let locked = connection.put_slowly(home(connection, slot), slot.slot(), hold);
+        connection.unlock(locked)
     };
     // They may hold the last share of the record.
     drop(leftovers);
@@ -300,7 +301,8 @@ impl Loan {
     /// Gives the block of a closed connection back; the lease lives on, revoked.
     #[cold]
     fn take_back(&self) {
-        drop(self.connection().reclaim_unpinned(self.home(), self.slot.slot()));
+        let locked = self.connection().reclaim_unpinned(self.home(), self.slot.slot());
+        drop(self.connection().unlock(locked));
     }
 
     /// An earlier pin was forgotten, never dropped.

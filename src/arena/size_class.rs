@@ -7,13 +7,14 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
 
 use super::SizeClassReport;
-use super::anchored::{Anchored, OutOfMemory};
+use super::anchored::Anchored;
 use super::bitmap::Bitmap;
 use super::block::{Block, Record, split};
 use super::books::{Books, Bound};
 use super::directory::{CAPACITY, Directory};
 use super::slab::{BYTES, IdlePages, Slab, State};
 use crate::sync::Mutex;
+use crate::try_box::OutOfMemory;
 
 pub(super) struct SizeClass {
     /// Blocks are this power of two, in bytes.

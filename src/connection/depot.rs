@@ -5,10 +5,10 @@
 //! stocked magazine takes no lock; and what looks for idle blocks walks the stocked ones only. Idle
 //! blocks become fewer under the connection's mutex alone, so a stocked magazine always has one.
 
-use crate::arena::Block;
+use crate::arena::{Anchored, Block};
 use crate::magazine::{Extra, Hold};
 use crate::ranges::MAX_SIZE_CLASSES;
-use crate::try_box::{OutOfMemory, TryBox};
+use crate::try_box::OutOfMemory;
 
 /// One row for each size class, and one for large leases, which are never stocked.
 #[derive(Default)]
@@ -21,7 +21,7 @@ pub(super) struct Depot {
 /// The extra magazines of one kind.
 #[derive(Default)]
 pub(super) struct Row {
-    magazines: Vec<TryBox<Extra>>,
+    magazines: Vec<Anchored<Extra>>,
     stocked: usize,
 }
 
@@ -115,7 +115,7 @@ impl Row {
     }
 
     /// Adds a magazine without idle blocks.
-    pub(super) fn add(&mut self, extra: TryBox<Extra>) -> Result<(), OutOfMemory> {
+    pub(super) fn add(&mut self, extra: Anchored<Extra>) -> Result<(), OutOfMemory> {
         self.reserve()?;
         self.magazines.push(extra);
         let last = self.magazines.len() - 1;
@@ -130,7 +130,7 @@ impl Row {
     }
 
     /// Takes out a magazine without idle blocks.
-    pub(super) fn remove(&mut self, place: usize) -> TryBox<Extra> {
+    pub(super) fn remove(&mut self, place: usize) -> Anchored<Extra> {
         let last_unstocked = self.magazines.len() - self.stocked - 1;
         debug_assert!(place <= last_unstocked);
         self.swap(place, last_unstocked);

@@ -6,16 +6,16 @@ use std::task::Waker;
 use super::attempt::{Attempts, Stop};
 use super::state::{Ledger, Phase};
 use super::{Connection, Shared, State, WakerKey};
+use crate::arena::Anchored;
 use crate::error::Scope;
 use crate::name::Source;
 use crate::scope::{Charge, Demand, OwnIdle, Partition, Scopes, Shortfall, StreamCharge};
 use crate::subnet::Retired;
 use crate::sync::{Arc, MutexGuard, TreeGuard};
-use crate::try_box::TryBox;
 use crate::usage::Tally;
 
 /// A connection's state, locked, and behind the lock what has to be dropped after it.
-pub(super) struct Locked<'a> {
+pub(crate) struct Locked<'a> {
     pub(super) state: MutexGuard<'a, State>,
     pub(super) leftovers: Leftovers,
 }
@@ -25,7 +25,7 @@ pub(super) struct Locked<'a> {
 #[derive(Default)]
 #[must_use = "the record may go with it: drop it after the last use of the reference"]
 pub(crate) struct Leftovers {
-    pub(super) extra: Option<TryBox<crate::magazine::Extra>>,
+    pub(super) extra: Option<Anchored<crate::magazine::Extra>>,
     pub(super) retired: Option<Retired>,
     pub(super) registered: Option<Arc<Connection>>,
     pub(super) keep: Option<Arc<Connection>>,

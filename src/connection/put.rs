@@ -19,10 +19,11 @@ const STOCKED_UNMAINTAINED: usize = 1;
 
 /// Returns.
 impl Connection {
-    /// Returns a lease's block, taking the mutex while it is still out.
+    /// Returns a lease's block, taking the mutex while it is still out. The caller
+    /// [unlocks](Self::unlock), which may free the magazine that this is lent.
     #[cold]
     #[inline(never)]
-    pub(crate) fn put_slowly(&self, home: Home<'_>, slot: usize, hold: Hold) -> Leftovers {
+    pub(crate) fn put_slowly(&self, home: Home<'_>, slot: usize, hold: Hold) -> Locked<'_> {
         let mut locked = self.lock();
         locked.leftovers.share = locked.state.ledger.keep.clone();
         if locked.state.ledger.phase == Phase::Open {
@@ -34,17 +35,18 @@ impl Connection {
             self.forget_straggler(&mut locked, home);
             self.wind_up(&mut locked);
         }
-        self.unlock(locked)
+        locked
     }
 
-    /// Takes back a block whose holder let go of it after the close, and lives on revoked.
+    /// Takes back a block whose holder let go of it after the close, and lives on revoked. The caller
+    /// [unlocks](Self::unlock).
     #[cold]
     #[inline(never)]
-    pub(crate) fn reclaim_unpinned(&self, home: Home<'_>, slot: usize) -> Leftovers {
+    pub(crate) fn reclaim_unpinned(&self, home: Home<'_>, slot: usize) -> Locked<'_> {
         let mut locked = self.lock();
         self.take_back(&mut locked, home, slot);
         self.wind_up(&mut locked);
-        self.unlock(locked)
+        locked
     }
 
     /// Returns a block that was leased a moment ago, and is not needed after all.
@@ -52,7 +54,7 @@ impl Connection {
     #[inline(never)]
     pub(super) fn put_back(&self, class: usize, slot: usize, hold: Hold) {
         if !self.magazines[class].try_put(slot, hold) {
-            drop(self.put_slowly(Home::First(class), slot, hold));
+            drop(self.unlock(self.put_slowly(Home::First(class), slot, hold)));
         }
     }
 
@@ -127,7 +129,7 @@ impl Connection {
     }
 
     /// Lets go of the lock, and then unmaps the large leases that were returned under it.
-    pub(super) fn unlock(&self, locked: Locked<'_>) -> Leftovers {
+    pub(crate) fn unlock(&self, locked: Locked<'_>) -> Leftovers {
         let has_large = locked.state.ledger.depot().is_some_and(|depot| depot.large_bytes > 0);
         // What ended just now has let go of its governor, and leaves it behind the lock.
         let shared = locked.state.shared.as_ref().or(locked.leftovers.shared.as_ref());

@@ -1,7 +1,7 @@
 //! Magazines beside the first ones.
 
 use super::Magazine;
-use crate::arena::{Mapping, Note};
+use crate::arena::{Anchored, Mapping, Note};
 use crate::ranges::MAX_SIZE_CLASSES;
 use crate::sync::Mutex;
 use crate::sync::unmodelled::{AtomicU8, AtomicU32, Relaxed};
@@ -41,7 +41,7 @@ pub(crate) struct Large {
 
 impl Extra {
     /// For more blocks of a size class.
-    pub(crate) fn of_blocks(class: usize) -> Result<TryBox<Self>, OutOfMemory> {
+    pub(crate) fn of_blocks(class: usize) -> Result<Anchored<Self>, OutOfMemory> {
         Self::new(class, None)
     }
 
@@ -50,7 +50,7 @@ impl Extra {
     pub(crate) fn of_large<E: From<OutOfMemory>>(
         bytes: usize,
         map: impl FnOnce() -> Result<Mapping, E>,
-    ) -> Result<TryBox<Self>, E> {
+    ) -> Result<Anchored<Self>, E> {
         let cell = LargeCell { bytes: bytes as u64, memory: Mutex::new(None) };
         let extra = Self::new(MAX_SIZE_CLASSES, Some(TryBox::new(cell)?))?;
         let large = Large { mapping: map()?, note: Note::default() };
@@ -60,8 +60,8 @@ impl Extra {
         Ok(extra)
     }
 
-    fn new(kind: usize, large: Option<TryBox<LargeCell>>) -> Result<TryBox<Self>, OutOfMemory> {
-        TryBox::new(Self {
+    fn new(kind: usize, large: Option<TryBox<LargeCell>>) -> Result<Anchored<Self>, OutOfMemory> {
+        Anchored::try_new(Self {
             magazine: Magazine::new(),
             place: AtomicU32::new(0),
             stragglers: AtomicU8::new(0),
