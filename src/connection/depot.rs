@@ -5,7 +5,7 @@
 //! stocked magazine takes no lock; and what looks for idle blocks walks the stocked ones only. Idle
 //! blocks become fewer under the connection's mutex alone, so a stocked magazine always has one.
 
-use crate::arena::{Anchored, Block};
+use crate::arena::{Anchored, Block, Mapping};
 use crate::magazine::{Extra, Hold};
 use crate::ranges::MAX_SIZE_CLASSES;
 use crate::try_box::OutOfMemory;
@@ -23,6 +23,14 @@ pub(super) struct Depot {
 pub(super) struct Row {
     magazines: Vec<Anchored<Extra>>,
     stocked: usize,
+}
+
+/// A large lease that has been returned, of which the memory is still to be unmapped.
+pub(super) struct Returned {
+    pub(super) place: usize,
+    pub(super) mapping: Mapping,
+    /// Its magazine, if nothing else needs that.
+    pub(super) over: Option<Anchored<Extra>>,
 }
 
 impl Depot {
@@ -156,9 +164,25 @@ impl Row {
         }
     }
 
-    /// The place of a magazine that nothing needs any more.
-    pub(super) fn over(&self) -> Option<usize> {
-        self.magazines.iter().position(|extra| extra.is_over())
+    /// Takes out a large lease that has been returned: the last below the place `above`.
+    pub(super) fn take_returned(&mut self, above: usize) -> Option<Returned> {
+        // Downward: what takes the place of a magazine that is removed comes from above, where this has
+        // looked already.
+        let mut places = (0..above.min(self.magazines.len())).rev();
+        let (place, mapping) =
+            places.find_map(|place| Some((place, self.magazines[place].take_returned_large()?)))?;
+        let over = self.magazines[place].is_over().then(|| self.remove(place));
+        Some(Returned { place, mapping, over })
+    }
+
+    /// Takes out all magazines that nothing needs any more.
+    pub(super) fn remove_over(&mut self, mut take_leave: impl FnMut(&Extra)) {
+        // Downward, as in `take_returned`.
+        for place in (0..self.magazines.len()).rev() {
+            if self.magazines[place].is_over() {
+                take_leave(&self.remove(place));
+            }
+        }
     }
 
     /// Marks all magazines as having no idle blocks, which a close has taken.

@@ -9,6 +9,7 @@ use super::locked::{Leftovers, Locked, LockedScopes};
 use super::state::{Ledger, Phase};
 use super::{Connection, Home, Shared, State};
 use crate::magazine::{Hold, SLOTS};
+use crate::ranges::MAX_SIZE_CLASSES;
 use crate::sync::Arc;
 use crate::sync::unmodelled::Relaxed;
 use crate::usage::Tally;
@@ -147,14 +148,17 @@ impl Connection {
     /// Unmaps large leases that were returned, one by one, and takes each off the scopes after that:
     /// the arena is never asked for room that the scopes already have.
     fn unmap_returned(&self, shared: &Arc<Shared>) {
+        let mut above = usize::MAX;
         loop {
             let mut locked = self.lock();
-            let Some(depot) = locked.ledger().depot() else { return };
-            let large = depot.row(crate::ranges::MAX_SIZE_CLASSES);
-            let Some(mapping) = large.iter().find_map(|extra| extra.take_returned_large()) else {
-                return;
-            };
+            let row = locked.ledger().depot_mut().map(|depot| depot.row_mut(MAX_SIZE_CLASSES));
+            let Some(returned) = row.and_then(|row| row.take_returned(above)) else { return };
+            above = returned.place;
+            if let Some(extra) = returned.over {
+                self.fold_extra(Some(shared), &extra);
+            }
             drop(locked);
+            let mapping = returned.mapping;
             let bytes = mapping.len() as u64;
             shared.arena.unmap_large(mapping);
             let mut locked = self.lock();
@@ -163,7 +167,7 @@ impl Connection {
                 depot.large_bytes -= bytes;
             }
             self.credit(shared, ledger, &Tally::of_memory(bytes));
-            self.remove_over(&mut locked);
+            ledger.drop_empty_tables();
             self.wind_up(&mut locked);
             drop(locked.unlock());
         }
@@ -173,12 +177,7 @@ impl Connection {
     pub(super) fn remove_over(&self, locked: &mut Locked<'_>) {
         let State { shared, ledger } = &mut *locked.state;
         let rows = ledger.depot_mut().into_iter().flat_map(Depot::rows_mut);
-        for row in rows {
-            while let Some(place) = row.over() {
-                let extra = row.remove(place);
-                self.fold_extra(shared.as_deref(), &extra);
-            }
-        }
+        rows.for_each(|row| row.remove_over(|extra| self.fold_extra(shared.as_deref(), extra)));
         locked.ledger().drop_empty_tables();
     }
 }
