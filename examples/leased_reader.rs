@@ -2,6 +2,7 @@
 //! `cargo run --features tokio --example leased_reader`
 
 use std::io;
+use std::panic::Location;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,6 +15,8 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWriteExt, ReadBuf
 pub struct LeasedReader<T> {
     transport: T,
     handle: ConnectionHandle,
+    /// The line that wrapped the transport, in whose name it leases.
+    site: &'static Location<'static>,
     /// Bytes that nothing refers to: a close takes them.
     unread: Option<OwnedLease>,
     /// Bytes that `poll_fill_buf` has lent out. They stay until the next call.
@@ -22,8 +25,9 @@ pub struct LeasedReader<T> {
 
 impl<T> LeasedReader<T> {
     /// A reader that holds no lease yet.
+    #[track_caller]
     pub fn new(transport: T, handle: ConnectionHandle) -> Self {
-        Self { transport, handle, unread: None, shown: None }
+        Self { transport, handle, site: Location::caller(), unread: None, shown: None }
     }
 
     /// Takes the bytes, if there are any: each call unpins first what the last one has lent out.
@@ -38,7 +42,8 @@ impl<T: AsyncRead + Unpin> AsyncBufRead for LeasedReader<T> {
         let lease = match this.take_unread() {
             Some(lease) => lease,
             None => {
-                let mut lease = this.handle.try_lease_owned(16 * 1024)?;
+                let request = this.handle.request().site(this.site);
+                let mut lease = request.try_lease_owned(16 * 1024)?;
                 let reader = Pin::new(&mut this.transport);
                 // While the transport has nothing to read, the lease goes back here.
                 match ready!(poll_read_into(&mut lease, reader, context))? {

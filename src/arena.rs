@@ -66,7 +66,7 @@ use crate::error::{ConfigError, Refused};
 use crate::ranges::{MAX_BLOCK_BYTES, MAX_SIZE_CLASSES, MIN_BLOCK_BYTES};
 use crate::sync::Mutex;
 use crate::sync::unmodelled::{AtomicU32, Relaxed};
-use anchored::Anchored;
+pub(crate) use anchored::Anchored;
 pub(crate) use block::{Block, BlockCell, Note};
 pub(crate) use books::Bounds;
 use books::{Books, Bound};
@@ -184,8 +184,8 @@ impl Arena {
             // the place where it was. It is of this arena and class, as the caller says, and goes
             // back below.
             unsafe {
-                let (_, base) = self.lookup().locate(class, block.number());
-                base.write_bytes(0, self.sizes.block_bytes(class));
+                let (_, base, bytes) = self.lookup().locate(class, block.number());
+                base.write_bytes(0, bytes);
             }
         }
         if self.classes[class].give(block) {

@@ -184,7 +184,7 @@ impl Connection {
     #[inline(always)]
     pub(crate) fn first_magazine(&self, slot: SlotRef) -> Option<usize> {
         let start = self.magazines.as_ptr().addr();
-        let offset = slot.address().addr().get().wrapping_sub(start);
+        let offset = slot.address().addr().wrapping_sub(start);
         (offset < size_of_val(&self.magazines)).then_some(offset / size_of::<Magazine>())
     }
 

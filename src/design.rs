@@ -272,7 +272,7 @@
 //! mapped, unmapped or woken, and no waker or record dropped, under any of them: a dropped waker can drop a
 //! task that owns a guard.
 //!
-//! Files: `magazine.rs`, `connection.rs`, `connection/locked.rs`, `connection/attempt.rs`,
+//! Files: `magazine.rs` and `magazine/`, `connection.rs`, `connection/locked.rs`, `connection/attempt.rs`,
 //! `connection/lease.rs` (the slow way, top-down), `connection/put.rs`, `connection/depot.rs`,
 //! `try_box.rs`.
 //!

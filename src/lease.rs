@@ -34,70 +34,79 @@ use std::fmt;
 use std::ptr::NonNull;
 
 use crate::arena::Mapping;
-use crate::connection::{Ask, Connection, Granted, Home, Memory, StreamAccount};
+use crate::connection::{Ask, Connection, Granted, Home, Hot, Memory, StreamAccount};
 use crate::error::LeaseError;
 use crate::magazine::{Extra, Hold, Magazine, SlotRef};
 use crate::priority::Priority;
 use crate::sync::Watch;
 pub use borrowed::Lease;
 pub use owned::{OwnedLease, Pinned, PinnedLease};
-use place::{Leased, Place, Sought};
+use place::{Place, Sought};
 use view::BufferView;
 
-/// Leases a block as `ask` says, and returns what `open` makes of it: whether its bytes may be looked
-/// for already depends on the hold.
+/// Leases an idle block of the connection's first magazine. `None` sends the caller the [slow
+/// way](lease_counted).
 ///
-/// The usual case is one atomic step on the connection's own word. What can be read before it is
-/// read before it, since a locked step lets nothing behind it begin. Below the highest priority a
-/// lease is checked against the limits each time.
+/// It is one atomic step on the connection's own word. What can be read before it is read before it,
+/// since a locked step lets nothing behind it begin. Below the highest priority a lease is checked
+/// against the limits each time.
 #[inline(always)]
-fn lease<T>(
-    connection: &Connection,
-    ask: &Ask<'_>,
-    open: impl FnOnce(Leased) -> T,
-) -> Result<(SlotRef, T), LeaseError> {
-    let hot = connection.hot();
+fn lease_idle(connection: &Connection, hot: &Hot, ask: &Ask<'_>) -> Option<(SlotRef, Sought)> {
     let tick = hot.tick();
-    if ask.priority == Priority::Critical
-        && let Some(class) = hot.sizes.for_len(ask.len)
-    {
-        let leased = match ask.account {
-            None => connection.lease_cached(class, ask.hold),
-            Some(account) => connection.lease_cached_on_stream(account, class, ask.hold),
-        };
-        if let Some((slot, number)) = leased {
-            let sought = Sought::new(class, number, ask.site, tick);
-            return Ok((slot, open(Leased::Block(hot.lookup, hot.sizes, sought))));
-        }
+    if ask.priority != Priority::Critical {
+        return None;
     }
-    lease_slowly(connection, ask, open).inspect_err(|error| {
+    let class = hot.sizes.for_len(ask.len)?;
+    let (slot, number) = match ask.account {
+        None => connection.lease_cached(class, ask.hold)?,
+        Some(account) => connection.lease_cached_on_stream(account, class, ask.hold)?,
+    };
+    Some((slot, Sought::new(class, number, ask.site, tick)))
+}
+
+/// As [`lease_slowly`]; a refusal is counted.
+#[cold]
+#[inline(never)]
+fn lease_counted(connection: &Connection, ask: Ask<'_>) -> Result<(SlotRef, Place), LeaseError> {
+    lease_slowly(connection, ask).inspect_err(|error| {
         if let Some(refused) = error.refused() {
             connection.count_refusal(refused);
         }
     })
 }
 
-#[cold]
-#[inline(never)]
-fn lease_slowly<T>(
-    connection: &Connection,
-    ask: &Ask<'_>,
-    open: impl FnOnce(Leased) -> T,
-) -> Result<(SlotRef, T), LeaseError> {
-    let Granted { slot, memory } = connection.lease_slowly(ask)?;
-    let hot = connection.hot();
-    let leased = match memory {
+/// Leases in the way that finds or makes a block.
+fn lease_slowly(connection: &Connection, ask: Ask<'_>) -> Result<(SlotRef, Place), LeaseError> {
+    let Granted { slot, memory } = connection.lease_slowly(&ask)?;
+    let place = match memory {
         Memory::Block { class, number } => {
-            let sought = Sought::new(class, number, ask.site, hot.tick());
-            Leased::Block(hot.lookup, hot.sizes, sought)
+            Place::Sought(Sought::new(class, number, ask.site, connection.hot().tick()))
         }
         Memory::Large { base, bytes } => {
             // SAFETY: the mapping was leased to the caller, and is of that size. A lease uses the
             // view only while its hold allows touching the bytes, as with a block's.
-            Leased::Large(unsafe { BufferView::new(base, bytes, Watch::none()) })
+            Place::Found(unsafe { BufferView::new(base, bytes, Watch::none()) })
         }
     };
-    Ok((slot, open(leased)))
+    Ok((slot, place))
+}
+
+/// Returns a block the slow way.
+///
+/// # Safety
+///
+/// As for [`magazine`]. This is the last use of the slot.
+#[cold]
+#[inline(never)]
+unsafe fn put_slowly(connection: NonNull<Connection>, slot: SlotRef, hold: Hold) {
+    // SAFETY: by the caller's promise; what is borrowed here is not used after the return.
+    let leftovers = unsafe {
+        let connection = connection.as_ref();
+        let locked = connection.put_slowly(home(connection, slot), slot.slot(), hold);
+        connection.unlock(locked)
+    };
+    // They may hold the last share of the record.
+    drop(leftovers);
 }
 
 /// How much to lease for a block of the next size above `capacity`: beyond the largest size class,
@@ -126,7 +135,7 @@ fn is_block(connection: &Connection, capacity: usize) -> bool {
 unsafe fn magazine<'a>(slot: SlotRef) -> &'a Magazine {
     // SAFETY: the address is that of a magazine, or of an `Extra`, of which it is the first part; it is
     // alive by the caller's promise.
-    unsafe { slot.address().cast::<Magazine>().as_ref() }
+    unsafe { &*slot.address().cast::<Magazine>() }
 }
 
 /// Which magazine of its connection that is.
@@ -140,7 +149,7 @@ unsafe fn home<'a>(connection: &'a Connection, slot: SlotRef) -> Home<'a> {
         Some(class) => Home::First(class),
         // SAFETY: a magazine that is none of the connection's first ones is that of an `Extra`, whose
         // address this is.
-        None => Home::Extra(unsafe { slot.address().cast::<Extra>().as_ref() }),
+        None => Home::Extra(unsafe { &*slot.address().cast::<Extra>() }),
     }
 }
 
@@ -172,15 +181,21 @@ unsafe impl Send for Loan {}
 unsafe impl Sync for Loan {}
 
 impl Loan {
-    /// A lease that is owned, and so may be revoked already.
+    /// Leases as `ask` says.
     #[inline(always)]
-    fn owned(
-        connection: &Connection,
-        account: Option<&StreamAccount>,
-        (slot, place): (SlotRef, Place),
-    ) -> Self {
-        let (connection, account) = (NonNull::from(connection), account.map(NonNull::from));
-        Self { connection, slot, hold: Hold::Owned, place, account }
+    fn new(connection: &Connection, ask: Ask<'_>) -> Result<Self, LeaseError> {
+        let leased = match lease_idle(connection, connection.hot(), &ask) {
+            Some((slot, sought)) => (slot, Place::Sought(sought)),
+            None => lease_counted(connection, ask)?,
+        };
+        Ok(Self::of(connection, ask, leased))
+    }
+
+    /// What was leased as `ask` said.
+    #[inline(always)]
+    fn of(connection: &Connection, ask: Ask<'_>, (slot, place): (SlotRef, Place)) -> Self {
+        let (connection, account) = (NonNull::from(connection), ask.account.map(NonNull::from));
+        Self { connection, slot, hold: ask.hold, place, account }
     }
 
     #[inline]
@@ -223,15 +238,23 @@ impl Loan {
         if !self.try_rehold(Hold::Pinned) {
             return false;
         }
+        // The step found that no close had taken the block.
+        self.find();
+        true
+    }
+
+    /// Finds the bytes of a block that is pinned or detached, unless an earlier call did.
+    #[inline(always)]
+    fn find(&mut self) {
+        debug_assert!(matches!(self.hold, Hold::Pinned | Hold::Detached));
         if let Place::Sought(sought) = self.place {
             let hot = self.connection().hot();
-            // SAFETY: the step above found that no close had taken the block, and pinned it: now none
-            // does before this lease lets go of it. Its hold says so, and what touches the view looks
-            // at that first (`Pinned`, `PinnedLease` and `Detached` exist only while it is held;
-            // `wipe` pins it). The number is that of its block in its size class.
-            self.place = Place::Found(unsafe { sought.find(hot.lookup, hot.sizes) });
+            // SAFETY: no close takes the block before this lease lets go of it. Its hold says so, and
+            // what touches the view looks at that first (`Pinned`, `PinnedLease` and `Detached`
+            // exist only while it is held; `wipe` pins it). The number is that of its block in its
+            // size class.
+            self.place = Place::Found(unsafe { sought.find(hot.lookup) });
         }
-        true
     }
 
     #[inline(always)]
@@ -278,7 +301,8 @@ impl Loan {
     /// Gives the block of a closed connection back; the lease lives on, revoked.
     #[cold]
     fn take_back(&self) {
-        drop(self.connection().reclaim_unpinned(self.home(), self.slot.slot()));
+        let locked = self.connection().reclaim_unpinned(self.home(), self.slot.slot());
+        drop(self.connection().unlock(locked));
     }
 
     /// An earlier pin was forgotten, never dropped.
@@ -322,14 +346,9 @@ impl Loan {
         let (len, hold, priority) = (readable.len(), Hold::Detached, Priority::Critical);
         let site = connection.site_of(self.home(), self.slot)?;
         // Not counted as a refusal if there is no room: the caller did not ask for it.
-        let leased =
-            lease_slowly(connection, &Ask { len, hold, account, priority, site }, |leased| {
-                // SAFETY: a close leaves what is detached, and `copy` returns it as its view goes.
-                Place::Found(unsafe { leased.find() })
-            });
-        let (slot, place) = leased.ok()?;
-        let mut copy =
-            Loan { connection: self.connection, slot, hold, place, account: self.account };
+        let ask = Ask { len, hold, account, priority, site };
+        let mut copy = Loan::of(connection, ask, lease_slowly(connection, ask).ok()?);
+        copy.find();
         copy.view_mut().append(readable);
         Some(copy)
     }
@@ -357,8 +376,8 @@ impl Drop for Loan {
         // Once the block is put back nothing keeps the record, so all that is borrowed from it then
         // is the magazine, which is atomics through and through.
         if !self.magazine().try_put(self.slot.slot(), self.hold) {
-            let leftovers = self.connection().put_slowly(self.home(), self.slot.slot(), self.hold);
-            drop(leftovers);
+            // SAFETY: nothing has changed: the block is still out, or a close has counted this lease.
+            unsafe { put_slowly(self.connection, self.slot, self.hold) };
         }
     }
 }

@@ -3,19 +3,19 @@
 //!
 //! ```text
 //! 63      62     61 ─ 47   46 ─ 32   31 ─ 24    23 ─ 16  15 ─ 8   7 ─ 0
-//! closed  slow   leases    returns   occupied   free     owned    pinned
+//! closed  slow   leases    returns   occupied   owned    pinned   free
 //! ```
 //!
 //! **States.** Bit *n* of each of the four bytes belongs to slot *n*:
 //!
-//! | occupied | free | owned | pinned | the slot is | a close |
+//! | occupied | owned | pinned | free | the slot is | a close |
 //! |---|---|---|---|---|---|
-//! | 0 | – | – | – | vacant: it holds no block | |
-//! | 1 | 1 | 0 | 0 | idle: ready to be leased | takes it |
+//! | 0 | 0 | 0 | 0 | vacant: it holds no block | |
+//! | 1 | 0 | 0 | 1 | idle: ready to be leased | takes it |
 //! | 1 | 0 | 0 | 0 | borrowed: a `Lease<'_>` has it, whose guard outlives it | leaves it |
-//! | 1 | 0 | 1 | 0 | owned: an `OwnedLease` has it, no thread touches its bytes | takes it: the lease is revoked |
-//! | 1 | 0 | 1 | 1 | pinned: an `OwnedLease` or a `PinnedLease` touches its bytes | leaves it to the unpin |
-//! | 1 | 0 | 0 | 1 | detached: a `Bytes` has it | leaves it to the last clone |
+//! | 1 | 1 | 0 | 0 | owned: an `OwnedLease` has it, no thread touches its bytes | takes it: the lease is revoked |
+//! | 1 | 1 | 1 | 0 | pinned: an `OwnedLease` or a `PinnedLease` touches its bytes | leaves it to the unpin |
+//! | 1 | 0 | 1 | 0 | detached: a `Bytes` has it | leaves it to the last clone |
 //!
 //! **Transitions.** Each is one read-modify-write of the whole word, so all of them stand in one
 //! total order and every one of them learns whether the magazine was closed before it:
@@ -48,14 +48,15 @@
 //! Methods marked *locked* are called with the connection's mutex held, all others by the party that
 //! the table names. No method here touches a budget or the arena.
 
-use std::num::NonZeroUsize;
-use std::ptr::NonNull;
+mod extra;
+mod slot;
+mod word;
 
-use crate::arena::{Block, BlockCell, Mapping, Note};
-use crate::ranges::MAX_SIZE_CLASSES;
-use crate::sync::unmodelled::{AtomicU8, AtomicU32, Relaxed};
-use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::try_box::{OutOfMemory, TryBox};
+use crate::arena::{Block, BlockCell};
+use crate::sync::{AtomicU64, Ordering};
+pub(crate) use extra::Extra;
+pub(crate) use slot::SlotRef;
+pub(crate) use word::{Hold, Slots, Word};
 
 /// Blocks that a magazine holds.
 #[cfg(not(leasehold_loom))]
@@ -63,168 +64,6 @@ pub(crate) const SLOTS: usize = 8;
 /// Blocks that a magazine holds: so few that a model with three leases reaches a further one.
 #[cfg(leasehold_loom)]
 pub(crate) const SLOTS: usize = 2;
-
-/// Every slot.
-const ALL: u8 = u8::MAX >> (8 - SLOTS);
-
-/// How a lease holds its block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(crate) enum Hold {
-    Borrowed,
-    Owned,
-    Pinned,
-    Detached,
-}
-
-impl Hold {
-    /// The bits of a slot that is held in this way.
-    #[inline(always)]
-    const fn bits(self, slot: usize) -> u64 {
-        let bit = 1 << slot;
-        match self {
-            Hold::Borrowed => 0,
-            Hold::Owned => bit << OWNED,
-            Hold::Pinned => bit << OWNED | bit << PINNED,
-            Hold::Detached => bit << PINNED,
-        }
-    }
-}
-
-/// The packed word of a magazine; see the module's docs for its fields.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Word(u64);
-
-const PINNED: u32 = 0;
-const OWNED: u32 = 8;
-const FREE: u32 = 16;
-const OCCUPIED: u32 = 24;
-const RETURNS: u32 = 32;
-const LEASES: u32 = 47;
-const COUNT_MASK: u64 = 0x7fff;
-const COUNTS: u64 = COUNT_MASK << LEASES | COUNT_MASK << RETURNS;
-const ONE_LEASE: u64 = 1 << LEASES;
-const ONE_RETURN: u64 = 1 << RETURNS;
-const WRAP: u64 = 1 << 61;
-const SLOW: u64 = 1 << 62;
-const CLOSED: u64 = 1 << 63;
-
-impl Word {
-    /// Leases must go the slow way.
-    #[inline(always)]
-    fn is_barred(self) -> bool {
-        self.0 & (CLOSED | SLOW | WRAP) != 0
-    }
-
-    /// Returns must go the slow way.
-    #[inline(always)]
-    fn wants_slow_return(self) -> bool {
-        self.0 & (CLOSED | SLOW) != 0
-    }
-
-    pub(crate) fn is_closed(self) -> bool {
-        self.0 & CLOSED != 0
-    }
-
-    /// The next lease has to fold the counts first.
-    pub(crate) fn wants_fold(self) -> bool {
-        self.0 & WRAP != 0
-    }
-
-    pub(crate) fn leases(self) -> u64 {
-        self.0 >> LEASES & COUNT_MASK
-    }
-
-    pub(crate) fn returns(self) -> u64 {
-        self.0 >> RETURNS & COUNT_MASK
-    }
-
-    #[inline(always)]
-    const fn byte(self, field: u32) -> u8 {
-        (self.0 >> field) as u8
-    }
-
-    /// No slot holds a block.
-    pub(crate) fn is_vacant(self) -> bool {
-        self.byte(OCCUPIED) == 0
-    }
-
-    /// Slots whose block is idle.
-    pub(crate) fn idle(self) -> Slots {
-        Slots(self.byte(OCCUPIED) & self.byte(FREE))
-    }
-
-    /// Slots whose block is out, however it is held.
-    pub(crate) fn outstanding(self) -> Slots {
-        Slots(self.byte(OCCUPIED) & !self.byte(FREE))
-    }
-
-    /// Slots whose block is borrowed.
-    pub(crate) fn borrowed(self) -> Slots {
-        Slots(self.outstanding().0 & !self.byte(OWNED) & !self.byte(PINNED))
-    }
-
-    /// Slots whose block is owned and not pinned: what a close may take from its holder.
-    pub(crate) fn revocable(self) -> Slots {
-        Slots(self.outstanding().0 & self.byte(OWNED) & !self.byte(PINNED))
-    }
-
-    /// Slots whose block lives on as `Bytes`.
-    pub(crate) fn detached(self) -> Slots {
-        Slots(self.outstanding().0 & !self.byte(OWNED) & self.byte(PINNED))
-    }
-
-    /// An idle block is leased.
-    #[inline(always)]
-    fn lease(self, slot: usize, hold: Hold) -> Word {
-        Word(self.0 - (1 << slot << FREE) + hold.bits(slot) + ONE_LEASE)
-    }
-
-    /// A leased block comes to lie idle.
-    #[inline(always)]
-    fn put(self, slot: usize, hold: Hold) -> Word {
-        Word(self.0 - hold.bits(slot) + (1 << slot << FREE) + ONE_RETURN)
-    }
-
-    fn vacate(self, slots: Slots) -> Word {
-        let gone = u64::from(slots.0);
-        Word(self.0 & !(gone << OCCUPIED | gone << FREE | gone << OWNED | gone << PINNED))
-    }
-}
-
-/// A set of slots.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Slots(u8);
-
-impl Slots {
-    pub(crate) fn len(self) -> u32 {
-        self.0.count_ones()
-    }
-
-    pub(crate) fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    pub(crate) fn of(slot: usize) -> Self {
-        Self(1 << slot)
-    }
-
-    pub(crate) fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-impl Iterator for Slots {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        let slot = self.0.trailing_zeros() as usize;
-        (self.0 != 0).then(|| {
-            self.0 &= self.0 - 1;
-            slot
-        })
-    }
-}
 
 /// One connection's blocks of one size class: 40 bytes.
 #[derive(Debug)]
@@ -234,101 +73,73 @@ pub(crate) struct Magazine {
     blocks: [BlockCell; SLOTS],
 }
 
+#[cfg(not(leasehold_loom))]
+const _: () = assert!(size_of::<Magazine>() == 40);
+
 impl Magazine {
     pub(crate) fn new() -> Self {
         Self { word: AtomicU64::new(0), blocks: std::array::from_fn(|_| BlockCell::new()) }
     }
 
+    #[inline(always)]
     pub(crate) fn word(&self) -> Word {
         Word(self.word.load(Ordering::Acquire))
     }
 
     /// The number of the block in `slot`, which the caller holds.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn number(&self, slot: usize) -> u32 {
         self.blocks[slot].number()
     }
 
     /// Leases an idle block. `None` sends the caller the slow way.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_lease(&self, hold: Hold) -> Option<usize> {
-        let mut word = Word(self.word.load(Ordering::Relaxed));
-        loop {
-            let free = word.byte(FREE);
-            if free == 0 || word.is_barred() {
-                return None;
-            }
-            let slot = free.trailing_zeros() as usize;
-            match self.exchange(word, word.lease(slot, hold)) {
-                Ok(()) => return Some(slot),
-                Err(now) => word = now,
-            }
-        }
+        self.try_update(|word| word.lease_fast(hold))
     }
 
     /// Returns a block, to lie idle. `false` sends the caller the slow way, with nothing changed:
     /// once the block is back nothing may keep the magazine in memory for this caller, so it takes
     /// the mutex while the block is still out.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_put(&self, slot: usize, hold: Hold) -> bool {
-        let mut word = Word(self.word.load(Ordering::Relaxed));
-        loop {
-            if word.wants_slow_return() {
-                return false;
-            }
-            match self.exchange(word, word.put(slot, hold)) {
-                Ok(()) => return true,
-                Err(now) => word = now,
-            }
-        }
+        let put = |word: Word| (!word.wants_slow_return()).then(|| (word.put(slot, hold), ()));
+        self.try_update(put).is_some()
     }
 
     /// Changes how a block is held, unless the magazine is closed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_rehold(&self, slot: usize, from: Hold, to: Hold) -> bool {
-        let mut word = Word(self.word.load(Ordering::Relaxed));
-        loop {
-            if word.is_closed() {
-                return false;
-            }
-            let next = word.0 - from.bits(slot) + to.bits(slot);
-            match self.exchange(word, Word(next)) {
-                Ok(()) => return true,
-                Err(now) => word = now,
-            }
-        }
+        let reheld = |word: Word| Word(word.0 - from.bits(slot) + to.bits(slot));
+        self.try_update(|word| (!word.is_closed()).then(|| (reheld(word), ()))).is_some()
     }
 
     /// Changes how a block is held that a close would leave alone. Returns the word before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn rehold(&self, slot: usize, from: Hold, to: Hold) -> Word {
         debug_assert!(from != Hold::Owned, "a close may have taken the block");
         let change = to.bits(slot).wrapping_sub(from.bits(slot));
         Word(self.word.fetch_add(change, Ordering::AcqRel))
     }
 
-    /// Locked: leases an idle block even while slow, but not once closed. If it was the last and
-    /// `then_slow`, the magazine is slow from then on. Returns the slot, and whether it was the last.
+    /// Locked: leases an idle block even while slow. If it was the last and `then_slow`, the magazine
+    /// is slow from then on. Returns the slot, and whether it was the last.
     pub(crate) fn take_idle(&self, hold: Hold, then_slow: bool) -> Option<(usize, bool)> {
-        self.update(|word| {
-            let slot = word.idle().next().filter(|_| !word.is_closed())?;
-            let next = word.lease(slot, hold);
+        self.try_update(|word| {
+            let (next, slot) = word.lease_first(hold)?;
             let last = next.idle().is_empty();
-            let slow = if last && then_slow { SLOW } else { 0 };
-            Some((Word(next.0 | slow), (slot, last)))
+            Some((if last && then_slow { next.slow(true) } else { next }, (slot, last)))
         })
     }
 
     /// Locked: returns a block of an open magazine, to lie idle. From then on it is not slow.
     pub(crate) fn put_idle(&self, slot: usize, hold: Hold) {
-        let put = self.update(|word| Some((Word(word.put(slot, hold).0 & !SLOW), ())));
-        debug_assert!(put.is_some());
+        self.update(|word| word.put(slot, hold).slow(false));
     }
 
     /// Locked: a slot for one more block.
     pub(crate) fn vacant_slot(&self) -> Option<usize> {
-        let vacant = !self.word().byte(OCCUPIED) & ALL;
-        (vacant != 0).then(|| vacant.trailing_zeros() as usize)
+        Some(self.word().first_vacant()).filter(|slot| *slot < SLOTS)
     }
 
     /// Locked: puts a block that is leased at once into a vacant slot of an open magazine.
@@ -339,13 +150,8 @@ impl Magazine {
 
     /// Locked: occupies a vacant slot of an open magazine, for what is not a block.
     pub(crate) fn occupy(&self, slot: usize, hold: Hold, slow: bool) {
-        let occupied = self.update(|word| {
-            debug_assert!(!word.is_closed(), "refilled a closed magazine");
-            let slow = if slow { SLOW } else { 0 };
-            let next = word.0 & !SLOW | slow;
-            Some((Word(next + (1 << slot << OCCUPIED) + hold.bits(slot) + ONE_LEASE), ()))
-        });
-        debug_assert!(occupied.is_some());
+        let before = self.update(|word| word.occupy(slot, hold).slow(slow));
+        debug_assert!(!before.is_closed(), "refilled a closed magazine");
     }
 
     /// Locked: takes a block out for good that the caller holds, and counts the return. `None`: a
@@ -356,27 +162,25 @@ impl Magazine {
 
     /// Locked: as [`evict`](Self::evict), of what is not a block.
     pub(crate) fn vacate_held(&self, slot: usize) -> bool {
-        self.update(|word| {
-            let there = word.byte(OCCUPIED) & Slots::of(slot).0 != 0;
-            there.then(|| (Word(word.vacate(Slots::of(slot)).0 + ONE_RETURN), ()))
-        })
-        .is_some()
+        let held = Slots::of(slot);
+        let vacate = |word: Word| word.is_occupied(slot).then(|| (word.vacate(held, held), ()));
+        self.try_update(vacate).is_some()
     }
 
     /// Locked: vacates every idle slot and returns the blocks. If `then_slow`, nothing comes to lie
     /// idle before the next [`install`](Self::install) or [`put_idle`](Self::put_idle).
     pub(crate) fn flush(&self, then_slow: bool) -> impl Iterator<Item = Block> {
-        let flushed = self.update(|word| {
-            let slow = if then_slow { SLOW } else { 0 };
-            Some((Word(word.vacate(word.idle()).0 | slow), word.idle()))
+        let before = self.update(|word| {
+            let flushed = word.vacate(word.idle(), Slots::default());
+            if then_slow { flushed.slow(true) } else { flushed }
         });
-        self.take_vacated(flushed.unwrap_or_default())
+        self.take_vacated(before.idle())
     }
 
     /// Locked: takes the counts out: leases and returns since the last time.
     pub(crate) fn fold(&self) -> (u64, u64) {
-        self.update(|word| {
-            let folded = Word(word.0 & !COUNTS);
+        self.try_update(|word| {
+            let folded = word.without_counts();
             (folded != word).then_some((folded, (word.leases(), word.returns())))
         })
         .unwrap_or_default()
@@ -386,21 +190,14 @@ impl Magazine {
     /// revoked as returned. Returns the word before; the closer takes the blocks of exactly those.
     pub(crate) fn close(&self) -> Word {
         self.update(|word| {
-            let taken = word.idle().union(word.revocable());
-            let returned = u64::from(word.revocable().len()) * ONE_RETURN;
-            Some((Word((word.vacate(taken).0 | CLOSED) + returned), word))
+            let revoked = word.revocable();
+            word.vacate(word.idle().union(revoked), revoked).closed()
         })
-        .unwrap_or_default()
     }
 
     /// Locked, after the guard is gone: vacates what is still borrowed, which was forgotten.
     pub(crate) fn take_forgotten(&self) -> Slots {
-        self.update(|word| {
-            let forgotten = word.borrowed();
-            let returned = u64::from(forgotten.len()) * ONE_RETURN;
-            Some((Word(word.vacate(forgotten).0 + returned), forgotten))
-        })
-        .unwrap_or_default()
+        self.update(|word| word.vacate(word.borrowed(), word.borrowed())).borrowed()
     }
 
     /// Locked: the blocks of slots that the caller has just vacated.
@@ -408,189 +205,28 @@ impl Magazine {
         slots.map(|slot| self.blocks[slot].take())
     }
 
+    /// One read-modify-write. Returns the word before.
+    fn update(&self, next: impl Fn(Word) -> Word) -> Word {
+        self.try_update(|word| Some((next(word), word))).unwrap_or_default()
+    }
+
     /// One read-modify-write; `None` leaves the word as it is.
-    fn update<R>(&self, f: impl Fn(Word) -> Option<(Word, R)>) -> Option<R> {
-        let mut word = self.word();
+    #[inline(always)]
+    fn try_update<R>(&self, next: impl Fn(Word) -> Option<(Word, R)>) -> Option<R> {
+        // Relaxed: nothing is read before the exchange, nor after `None`.
+        let mut word = self.word.load(Ordering::Relaxed);
         loop {
-            let (next, answer) = f(word)?;
-            match self.exchange(word, next) {
-                Ok(()) => return Some(answer),
+            let (next, result) = next(Word(word))?;
+            // AcqRel: a step acquires what the last holder of the block wrote, and releases what
+            // this one did. Relaxed on failure, as above.
+            let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+            match self.word.compare_exchange(word, next.0, success, failure) {
+                Ok(_) => return Some(result),
                 Err(now) => word = now,
             }
         }
     }
-
-    #[inline(always)]
-    fn exchange(&self, word: Word, next: Word) -> Result<(), Word> {
-        // AcqRel: a step acquires what the last holder of the block wrote, and releases what this
-        // one did. Relaxed on failure: nothing is read before the next try.
-        self.word
-            .compare_exchange(word.0, next.0, Ordering::AcqRel, Ordering::Relaxed)
-            .map(drop)
-            .map_err(Word)
-    }
 }
-
-/// A further magazine of a connection, for what its first ones have no slot for: more blocks of a
-/// size class, or a large lease, which has a mapping of its own.
-///
-/// It stays where it is for as long as one of its slots is occupied, or a revoked lease of it is kept.
-#[repr(C)]
-pub(crate) struct Extra {
-    magazine: Magazine,
-    /// Its place among the others of its kind. Changes under the connection's mutex.
-    place: AtomicU32,
-    /// Leases that were out when the connection closed and have not dropped since.
-    stragglers: AtomicU8,
-    kind: u8,
-    /// The memory of a large lease, which has a mapping of its own.
-    large: Option<TryBox<LargeCell>>,
-}
-
-/// The memory of a large lease until it is unmapped: in a lock of its own, since leases refer to the
-/// magazine meanwhile.
-struct LargeCell {
-    bytes: u64,
-    memory: Mutex<Option<Large>>,
-}
-
-#[cfg(not(leasehold_loom))]
-const _: () = assert!(size_of::<Extra>() == 56);
-
-/// The memory of a large lease, and where it was leased.
-pub(crate) struct Large {
-    pub(crate) mapping: Mapping,
-    pub(crate) note: Note,
-}
-
-impl Extra {
-    /// For more blocks of a size class.
-    pub(crate) fn of_blocks(class: usize) -> Result<TryBox<Self>, OutOfMemory> {
-        Self::new(class, None)
-    }
-
-    /// For a large lease, in its first slot. It is slow for as long as it exists. `map` is called
-    /// when there is memory for all else.
-    pub(crate) fn of_large<E: From<OutOfMemory>>(
-        bytes: usize,
-        map: impl FnOnce() -> Result<Mapping, E>,
-    ) -> Result<TryBox<Self>, E> {
-        let cell = LargeCell { bytes: bytes as u64, memory: Mutex::new(None) };
-        let extra = Self::new(MAX_SIZE_CLASSES, Some(TryBox::new(cell)?))?;
-        let large = Large { mapping: map()?, note: Note::default() };
-        if let Some(cell) = &extra.large {
-            *cell.memory.lock() = Some(large);
-        }
-        Ok(extra)
-    }
-
-    fn new(kind: usize, large: Option<TryBox<LargeCell>>) -> Result<TryBox<Self>, OutOfMemory> {
-        TryBox::new(Self {
-            magazine: Magazine::new(),
-            place: AtomicU32::new(0),
-            stragglers: AtomicU8::new(0),
-            kind: kind as u8,
-            large,
-        })
-    }
-
-    #[inline]
-    pub(crate) fn magazine(&self) -> &Magazine {
-        &self.magazine
-    }
-
-    /// The size class, or [`MAX_SIZE_CLASSES`] for a large lease.
-    pub(crate) fn kind(&self) -> usize {
-        self.kind.into()
-    }
-
-    /// Whether this is for a large lease.
-    pub(crate) fn is_large(&self) -> bool {
-        self.large.is_some()
-    }
-
-    /// The size of a large lease, in bytes.
-    pub(crate) fn large_bytes(&self) -> u64 {
-        self.large.as_ref().map_or(0, |large| large.bytes)
-    }
-
-    /// Does something with the memory of a large lease, if it is still there.
-    pub(crate) fn with_large<R>(&self, f: impl FnOnce(&Large) -> R) -> Option<R> {
-        self.large.as_ref()?.memory.lock().as_ref().map(f)
-    }
-
-    /// Takes out the memory of a large lease that has been returned.
-    pub(crate) fn take_returned_large(&self) -> Option<Mapping> {
-        if !self.magazine.word().is_vacant() {
-            return None;
-        }
-        self.large.as_ref()?.memory.lock().take().map(|large| large.mapping)
-    }
-
-    pub(crate) fn place(&self) -> usize {
-        self.place.load(Relaxed) as usize
-    }
-
-    pub(crate) fn set_place(&self, place: usize) {
-        self.place.store(place as u32, Relaxed);
-    }
-
-    /// Whether nothing needs the magazine any more.
-    pub(crate) fn is_over(&self) -> bool {
-        self.magazine.word().is_vacant()
-            && self.stragglers.load(Relaxed) == 0
-            && self.with_large(|_| ()).is_none()
-    }
-
-    /// Notes how many leases were out when the connection closed.
-    pub(crate) fn set_stragglers(&self, count: u32) {
-        self.stragglers.store(count as u8, Relaxed);
-    }
-
-    pub(crate) fn forget_stragglers(&self, count: u32) {
-        self.set_stragglers(u32::from(self.stragglers.load(Relaxed)) - count);
-    }
-}
-
-/// The slot that a lease's block is in: the magazine's address, with the slot in its low bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SlotRef(NonNull<u8>);
-
-const _: () = assert!(align_of::<Magazine>() >= SLOTS && align_of::<Extra>() >= SLOTS);
-
-impl SlotRef {
-    #[inline(always)]
-    pub(crate) fn of(magazine: &Magazine, slot: usize) -> Self {
-        Self::new(NonNull::from(magazine).cast(), slot)
-    }
-
-    /// Of an extra magazine: its address leads to all of it.
-    pub(crate) fn of_extra(extra: &Extra, slot: usize) -> Self {
-        Self::new(NonNull::from(extra).cast(), slot)
-    }
-
-    #[inline(always)]
-    fn new(address: NonNull<u8>, slot: usize) -> Self {
-        debug_assert!(slot < SLOTS);
-        Self(address.map_addr(|address| address | slot))
-    }
-
-    #[inline(always)]
-    pub(crate) fn slot(self) -> usize {
-        self.0.addr().get() % SLOTS
-    }
-
-    /// The address of the magazine, or of the [`Extra`] that it is the first part of.
-    #[inline(always)]
-    pub(crate) fn address(self) -> NonNull<u8> {
-        let slot = self.slot();
-        // The slot's bits are never the whole address.
-        self.0.map_addr(|address| NonZeroUsize::new(address.get() - slot).unwrap_or(address))
-    }
-}
-
-#[cfg(not(leasehold_loom))]
-const _: () = assert!(size_of::<Magazine>() == 40);
 
 #[cfg(all(test, not(leasehold_loom)))]
 mod tests {
@@ -605,7 +241,7 @@ mod tests {
     }
 
     fn read(word: Word, slot: usize) -> State {
-        let has = |slots: Slots| slots.0 >> slot & 1 == 1;
+        let has = |slots: Slots| slots.contains(slot);
         match (has(word.idle()), has(word.outstanding())) {
             (false, false) => State::Vacant,
             (true, false) => State::Idle,

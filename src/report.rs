@@ -188,7 +188,7 @@ pub struct Snapshot {
     /// What was granted although a scope that only [observes](crate::Observe) would have refused
     /// it, by scope, resource and reason.
     pub observed: Vec<RefusalRow>,
-    /// Book-keeping of the limits by subnet, in bytes. Bounded, whatever comes by.
+    /// Book-keeping of the limits by subnet, in bytes. Bounded, however many addresses there are.
     pub subnet_bytes: usize,
     /// Where the memory is.
     pub arena: ArenaReport,

@@ -102,7 +102,8 @@ fn imports_run_one_way() {
         let first = path.components().next().expect("a path").as_os_str().to_string_lossy();
         let module = first.trim_end_matches(".rs").to_owned();
         // The root only lists the modules.
-        for used in used_modules(&text).into_iter().filter(|_| module != "lib") {
+        let depth = path.components().count();
+        for used in used_modules(&text, depth).into_iter().filter(|_| module != "lib") {
             if used != module && floor(&used) >= floor(&module) {
                 against.push(format!("{} names {used}, which stands no lower", path.display()));
             }
@@ -111,12 +112,18 @@ fn imports_run_one_way() {
     assert!(against.is_empty(), "{}", against.join("\n"));
 }
 
-/// The modules of the crate that a file's code names after `crate::`, in imports or elsewhere, one by
-/// one or as a group. What it names in the crate's root counts as the root's, `lib`.
-fn used_modules(text: &str) -> BTreeSet<String> {
+/// The modules of the crate that a file's code names after `crate::`, or after as many `super::` as lead
+/// from there to the root: in imports or elsewhere, one by one or as a group. What it names in the
+/// crate's root itself counts as the root's, `lib`. The file is a module this `depth` below the root.
+fn used_modules(text: &str, depth: usize) -> BTreeSet<String> {
     let code: String = code(text).flat_map(|line| line.chars().chain(['\n'])).collect();
+    let after_crate = code.match_indices("crate::").map(|(at, found)| &code[at + found.len()..]);
+    let after_super = code.match_indices("super::").filter_map(|(at, _)| {
+        let supers = depth + inline_modules(&code[..at]);
+        code[at..].strip_prefix(&"super::".repeat(supers))
+    });
     let mut used = BTreeSet::new();
-    for path in code.split("crate::").skip(1) {
+    for path in after_crate.chain(after_super) {
         let group = path.strip_prefix('{').map(members);
         for name in group.unwrap_or_else(|| vec![path]) {
             let is_name = |c: &char| c.is_alphanumeric() || *c == '_';
@@ -126,6 +133,20 @@ fn used_modules(text: &str) -> BTreeSet<String> {
         }
     }
     used
+}
+
+/// How many `mod name {` are open at the end of this code.
+fn inline_modules(code: &str) -> usize {
+    let mut open = Vec::new();
+    for (at, brace) in code.match_indices(['{', '}']) {
+        if brace == "}" {
+            open.pop();
+        } else {
+            let mut words = code[..at].split_whitespace().rev();
+            open.push(words.nth(1) == Some("mod"));
+        }
+    }
+    open.into_iter().filter(|is_module| *is_module).count()
 }
 
 /// What stands between the commas of a group of imports, whose opening brace is left out.
@@ -154,8 +175,16 @@ fn every_way_to_name_a_module_is_seen() {
     let text = "use crate::{a::{b, crate_c}, d,\n    E};\nfn f() -> crate::g::H { crate::MAX }
         // crate::i::j
         pub(crate) use crate::k;";
-    let used: Vec<_> = used_modules(text).into_iter().collect();
+    let used: Vec<_> = used_modules(text, 1).into_iter().collect();
     assert_eq!(used, ["a", "d", "g", "k", "lib"]);
+    let text =
+        "use super::{a::b, c};\nmod tests { use super::*; use super::d; use super::super::e; }
+        fn f() { if true { super::f::g() } }";
+    let used: Vec<_> = used_modules(text, 1).into_iter().collect();
+    assert_eq!(used, ["a", "c", "e", "f"], "of a file in the root's folder");
+    let used: Vec<_> =
+        used_modules("use super::a; use super::super::{b, C};", 2).into_iter().collect();
+    assert_eq!(used, ["b", "lib"], "of a file in another");
 }
 
 /// Everything that the crate exports: what each `pub use` of `lib.rs` names, and the types of its

@@ -297,8 +297,15 @@ fn the_longest_lease_is_refused_beside_a_large_one() {
         let _large = beside.try_lease(1 << 20).unwrap();
         for len in [usize::MAX, usize::MAX - 4095, isize::MAX as usize, isize::MAX as usize - 4095]
         {
-            assert!(matches!(guard.try_lease(len), Err(LeaseError::Refused(_))));
-            assert!(matches!(guard.handle().try_lease_owned(len), Err(LeaseError::Refused(_))));
+            let borrowed = guard.try_lease(len).unwrap_err();
+            let owned = guard.handle().try_lease_owned(len).unwrap_err();
+            let reserved = beside.handle().try_reserve(u64::MAX).unwrap_err();
+            for error in [borrowed, owned, reserved] {
+                assert!(matches!(error, LeaseError::Refused(_)), "{error:?}");
+                // No limit is in the way, and none is named.
+                assert_eq!(error.refused().unwrap().reason(), Reason::OutOfMemory);
+                assert!(!error.to_string().contains("limit"), "{error}");
+            }
         }
         assert_eq!(assert_adds_up(&governor).arena.large_bytes, MIB);
     }

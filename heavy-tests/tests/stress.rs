@@ -218,7 +218,7 @@ fn threads_that_share_everything_leave_nothing() {
                 let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
                 while !done.load(Ordering::Relaxed) {
                     if visit(&governor, &shelf, &mut dice).is_none() {
-                        // Or guards that nobody takes off the shelf might be all there can be.
+                        // Or guards that no thread takes off the shelf might be all there can be.
                         use_up(shelf.take(&mut dice), &shelf, &mut dice);
                     }
                     visits.fetch_add(1, Ordering::Relaxed);
@@ -262,7 +262,7 @@ fn threads_that_share_everything_leave_nothing() {
         snapshot.totals.refused,
         snapshot.orphans.len(),
     );
-    assert!(snapshot.totals.admitted > 100 && snapshot.totals.refused > 0, "nobody collided");
+    assert!(snapshot.totals.admitted > 100 && snapshot.totals.refused > 0, "no two collided");
     shelf.0.lock().clear();
     assert_nothing_left(&governor);
     let totals = governor.snapshot().totals;
@@ -611,7 +611,7 @@ fn move_everything_about(play: Play) {
     let totals = snapshot.totals;
     println!("{} admitted, {} refused, {:#?}", totals.admitted, totals.refused, snapshot.refusals);
     println!("observed: {:#?}", snapshot.observed);
-    assert!(totals.admitted > 100 && totals.refused > 0, "nobody collided");
+    assert!(totals.admitted > 100 && totals.refused > 0, "no two collided");
     shelf.0.lock().clear();
     assert_nothing_left(&governor);
     let totals = governor.snapshot().totals;
@@ -622,7 +622,7 @@ fn move_everything_about(play: Play) {
     governor.set_limits(Limits::unlimited().subnets(subnets)).expect("valid limits");
     for address in ["192.0.2.1", "2001:db8::1"] {
         let address: std::net::IpAddr = address.parse().expect("an address");
-        drop(governor.inbound().remote(address).try_admit().expect("nobody is counted"));
+        drop(governor.inbound().remote(address).try_admit().expect("nothing is counted"));
     }
 }
 

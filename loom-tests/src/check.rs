@@ -71,8 +71,8 @@ pub fn ended(governor: &Governor, remains: impl Remains) {
     all_back(governor);
 }
 
-/// What a class has, and the peers' parts of it together: streams and bytes. Nothing if nobody holds
-/// the class.
+/// What a class has, and the peers' parts of it together: streams and bytes. Nothing if nothing
+/// holds the class.
 pub fn of_class(governor: &Governor, name: &str) -> [(u64, u64); 2] {
     let snapshot = governor.snapshot();
     let sum = |usage: &[Usage]| {

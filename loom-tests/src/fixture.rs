@@ -35,7 +35,7 @@ pub fn governor_with_room(blocks: u64) -> Governor {
     governor(Limits::unlimited().system(room(blocks)))
 }
 
-/// A connection of nobody in particular.
+/// A connection without a peer.
 #[track_caller]
 pub fn admit(governor: &Governor) -> ConnectionGuard {
     governor.inbound().try_admit().expect("admission is not limited")
@@ -65,7 +65,7 @@ pub fn granted<T>(answer: &Result<T, LeaseError>, or_refused_by: Scope) -> bool 
     refused.is_none()
 }
 
-/// Bytes that tell who wrote them.
+/// Bytes that tell which thread wrote them.
 pub trait Mark {
     /// Writes a byte, and reads it back.
     fn mark(&mut self, byte: u8);

@@ -2,7 +2,7 @@
 //!
 //! A model is a small concurrent program over the public API. Under `cargo loom` the [loom] model
 //! checker runs it in every way in which its threads can interleave (up to a stated number of
-//! preemptions, see [`Bounds`]) and in which its atomics may answer, and the library itself
+//! preemptions, see [`Bounds`]) and in which its atomics may read, and the library itself
 //! watches its blocks (`Probe` in `src/sync.rs`): loom reports a block that is handed out or
 //! returned twice, one whose bytes are touched after it was returned or without a happens-before
 //! edge from its last user, and one that never comes back. Freed memory is overwritten (see

@@ -1,8 +1,8 @@
 //! Makes use after free visible.
 //!
 //! Leases point to their connection's record without a reference count, which loom cannot follow:
-//! what it knows of a freed record stays as it was. So freed memory is overwritten, and whoever
-//! still uses it finds locks and atomics that do not exist.
+//! what it knows of a freed record stays as it was. So freed memory is overwritten, and a thread
+//! that still uses it finds locks and atomics that do not exist.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 

@@ -17,7 +17,7 @@ pub fn spawn<T: Send + 'static>(
     thread::Builder::new().stack_size(STACK).spawn(body).expect("a thread can be started")
 }
 
-/// Runs `other` on a thread of its own beside `this`, and answers what both did.
+/// Runs `other` on a thread of its own beside `this`, and returns what both returned.
 #[track_caller]
 pub fn race<T, U: Send + 'static>(
     this: impl FnOnce() -> T,

@@ -34,7 +34,7 @@ fn systems(snapshot: &Snapshot) -> [(u64, u64); 2] {
     ];
     systems.map(|(system, transient)| {
         let usage = snapshot.scope(system).usage;
-        assert_eq!(usage, snapshot.scope(transient).usage, "nobody has a peer");
+        assert_eq!(usage, snapshot.scope(transient).usage, "no connection has a peer");
         (usage.memory / bytes(1), usage.connections())
     })
 }
@@ -77,8 +77,8 @@ fn promotion_against_the_guard() {
     });
 }
 
-/// The last ordinary block goes to whoever comes first; who is covered gets one either way, and
-/// takes what it had along.
+/// The last ordinary block goes to the first request. The connection that the allow list covers gets a
+/// block either way, and takes what it had along.
 #[test]
 fn promotion_against_the_last_ordinary_block() {
     model("promotion_against_the_last_ordinary_block", Bounds::TWO_THREADS, || {
@@ -88,7 +88,7 @@ fn promotion_against_the_last_ordinary_block() {
             || friend.handle().try_lease_owned(BLOCK),
             move || (other.handle().try_lease_owned(BLOCK), other),
         );
-        assert!(owned.is_ok(), "there is room for who is covered");
+        assert!(owned.is_ok(), "there is room for what the list covers");
         let expected =
             if granted(&others, Scope::System) { [(1, 1), (1, 1)] } else { [(1, 2), (0, 0)] };
         assert_eq!(systems(&at_rest(&governor)), expected);
@@ -97,7 +97,7 @@ fn promotion_against_the_last_ordinary_block() {
     });
 }
 
-/// A promotion leaves its ordinary room to a sibling, who is never refused by less, nor granted
+/// A promotion leaves its ordinary room to a sibling, which is never refused by less, nor granted
 /// more.
 #[test]
 fn promotion_makes_room_for_a_sibling() {
@@ -109,7 +109,7 @@ fn promotion_makes_room_for_a_sibling() {
             || friend.handle().try_lease_owned(BLOCK),
             move || (other.handle().try_lease_owned(BLOCK), other),
         );
-        assert!(owned.is_ok(), "there is room for who is covered");
+        assert!(owned.is_ok(), "there is room for what the list covers");
         let fits = u64::from(granted(&others, Scope::System));
         assert_eq!(systems(&at_rest(&governor)), [(fits, 1), (2, 1)]);
         drop((held, owned, friend, others, other));
@@ -117,7 +117,7 @@ fn promotion_makes_room_for_a_sibling() {
     });
 }
 
-/// Of two who are covered one gets the last allow-listed block.
+/// Of two connections that the list covers one gets the last allow-listed block.
 #[test]
 fn last_allowlisted_block() {
     model("last_allowlisted_block", Bounds::TWO_THREADS, || {
@@ -135,7 +135,8 @@ fn last_allowlisted_block() {
     });
 }
 
-/// Room for one who is covered, with what it has and asks for. The other then finds ordinary room.
+/// Room for one connection that the list covers, with what it has and asks for. The other then finds
+/// ordinary room.
 #[test]
 fn two_promotions() {
     model("two_promotions", Bounds::TWO_THREADS, || {
@@ -195,7 +196,7 @@ fn admission_of_a_friend_against_admission() {
             || governor.inbound().remote(FRIEND).try_admit(),
             move || same.inbound().try_admit(),
         );
-        assert!(known.is_ok(), "there is room for who is covered");
+        assert!(known.is_ok(), "there is room for what the list covers");
         let expected = if other.is_ok() { [(0, 1), (0, 1)] } else { [(0, 1), (0, 0)] };
         assert_eq!(systems(&at_rest(&governor)), expected);
         drop((known, other));
@@ -203,7 +204,7 @@ fn admission_of_a_friend_against_admission() {
     });
 }
 
-/// Who was let in on trust and is bound to another peer goes back, if there is room by then.
+/// A connection that was let in on trust, and is bound to another peer, goes back, if there is room by then.
 #[test]
 fn end_of_trust_against_the_last_ordinary_place() {
     model("end_of_trust_against_the_last_ordinary_place", Bounds::TWO_THREADS, || {

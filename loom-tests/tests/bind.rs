@@ -115,7 +115,7 @@ fn bind_against_lease_of_the_peer() {
     });
 }
 
-/// Idle blocks stand in nobody's way, wherever they are when the peer's scope is asked.
+/// Idle blocks stand in the way of no request, wherever they are when the peer's scope is asked.
 #[test]
 fn bind_with_idle_blocks_against_lease_of_the_peer() {
     let name = "bind_with_idle_blocks_against_lease_of_the_peer";

@@ -93,7 +93,7 @@ fn last_block_of_a_stream() {
             || stream.try_lease_owned(BLOCK).map(drop),
             move || same.try_reserve(bytes(1)).map(drop),
         );
-        // Whoever is refused came while the other held the block.
+        // The request that is refused came while the other held the block.
         assert!(granted(&one, Scope::Stream) || granted(&two, Scope::Stream));
         assert_eq!(stream.usage().memory, 0);
         drop((stream, guard));
@@ -101,7 +101,7 @@ fn last_block_of_a_stream() {
     });
 }
 
-/// Of two who keep what they get one is refused, though the connection may have a block for it.
+/// Of two requests that keep what they get one is refused, though the connection may have a block for it.
 fn one_of_two_on_a_stream(name: &str, cached: bool) {
     model(name, Bounds::TWO_THREADS, move || {
         let governor = governor(Limits::unlimited().stream(room(1)));
@@ -143,7 +143,7 @@ fn reservation_against_lease() {
     });
 }
 
-/// Nobody is refused because of a charge that does not last: what a class refuses was never seen in
+/// No request is refused because of a charge that does not last: what a class refuses was never seen in
 /// the scopes that were asked before it.
 #[test]
 fn refused_charge_is_never_seen() {
@@ -207,8 +207,8 @@ fn two_of_three() {
     });
 }
 
-/// At low priority two of five blocks can be had. What matters most gets its block whoever comes
-/// first; of what matters least one fits, and one only.
+/// At low priority two of five blocks can be had. The request at the highest priority gets its
+/// block in any order; of those at the lowest one fits, and one only.
 #[test]
 fn low_against_critical() {
     model("low_against_critical", Bounds::THREE_THREADS, || {

@@ -235,8 +235,8 @@ fn guard_against_lease_owned() {
     });
 }
 
-/// As above, and the slab goes with the block: the arena has another empty one already. Whoever
-/// leased as *owned* and was revoked at once has no way to the block left.
+/// As above, and the slab goes with the block: the arena has another empty one already. A
+/// thread that leased as *owned*, and was revoked at once, has no way to the block left.
 #[test]
 fn guard_against_lease_owned_of_a_slab_that_goes() {
     model("guard_against_lease_owned_of_a_slab_that_goes", Bounds::TWO_THREADS, || {
@@ -441,8 +441,8 @@ fn both_against_stream() {
     both("both_against_stream", open, |stream| stream.try_lease_owned(BLOCK).ok());
 }
 
-/// The connection's record, and the memory below it, outlive whoever still needs them: here a lease
-/// that nothing else keeps anything for, neither guard, nor handle, nor governor.
+/// The connection's record, and the memory below it, last as long as anything needs them: here a
+/// lease alone, without guard, handle or governor.
 #[test]
 fn last_lease_keeps_the_record() {
     model("last_lease_keeps_the_record", Bounds::TWO_THREADS, || {
@@ -514,7 +514,7 @@ fn scoped_borrows_end_before_the_guard() {
         let governor = governor(Limits::unlimited());
         let guard = Arc::new(admit(&governor));
         let same = guard.clone();
-        // Whoever is last drops the guard.
+        // The last thread drops the guard.
         race(move || drop(open(&guard)), move || drop(open(&same)));
         all_back(&governor);
     });

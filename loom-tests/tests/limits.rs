@@ -116,7 +116,7 @@ fn admission_against_lower_limits() {
     });
 }
 
-/// A peer that connects while it is given limits of its own has them, whoever was first.
+/// A peer that connects while it is given limits of its own has them, whichever came first.
 #[test]
 fn admission_against_limits_of_its_peer() {
     model("admission_against_limits_of_its_peer", Bounds::TWO_THREADS, || {

@@ -164,7 +164,8 @@ fn lease_against_a_sweep() {
     });
 }
 
-/// As above, with the lease held when the sweep comes, and a third who needs what it gives back.
+/// As above, with the lease held when the sweep comes, and a third connection that needs what it gives
+/// back.
 #[test]
 fn return_against_two_sweeps() {
     model("return_against_two_sweeps", Bounds::THREE_THREADS, || {

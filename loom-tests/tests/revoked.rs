@@ -1,4 +1,4 @@
-//! Waiting for the close: whoever waits is woken, by whichever close.
+//! Waiting for the close: every task that waits is woken, by whichever close comes first.
 //!
 //! Two threads (eight preemptions), or three (three or four preemptions). A lost wake-up is a deadlock, which
 //! loom reports.
@@ -50,7 +50,7 @@ fn work_ends_with_the_connection() {
     });
 }
 
-/// The waker of the last poll counts, and one who no longer waits takes nobody's place.
+/// The waker of the last poll counts, and a future that was dropped takes no place from another.
 #[test]
 fn cancelled_beside_one_who_waits() {
     model("cancelled_beside_one_who_waits", Bounds::THREE_OF_FEW_STEPS, || {
@@ -74,7 +74,7 @@ fn cancelled_beside_one_who_waits() {
     });
 }
 
-/// Of two who wait both are woken, by one close.
+/// Of two futures that wait both are woken, by one close.
 #[test]
 fn two_who_wait() {
     model("two_who_wait", Bounds::THREE_OF_FEW_STEPS, || {
@@ -88,8 +88,8 @@ fn two_who_wait() {
     });
 }
 
-/// Of two closes the one that ends the phase wakes, and one who gives up waiting meanwhile is no
-/// trouble to either.
+/// Of two closes the one that ends the phase wakes. A future that is dropped meanwhile disturbs
+/// neither.
 #[test]
 fn cancelled_against_a_close() {
     model("cancelled_against_a_close", Bounds::THREE_OF_FEW_STEPS, || {

@@ -1,4 +1,4 @@
-//! Limits by address, at a limit of one: exact counts, whoever comes and goes at the same time.
+//! Limits by address, at a limit of one: exact counts, whatever comes and goes at the same time.
 //!
 //! Two threads (eight preemptions), or three (three or four preemptions).
 
@@ -61,7 +61,7 @@ fn all_places_back(governor: &Governor) {
     all_back(governor);
 }
 
-/// Of two who come from one address at once, one is admitted; its place is free again if `is_free`.
+/// Of two connections from one address at once, one is admitted; its place is free again if `is_free`.
 fn one_of_two(name: &str, limits: impl Fn() -> Limits + Send + Sync + 'static, is_free: bool) {
     model(name, Bounds::TWO_THREADS, move || {
         let governor = governor(limits());
@@ -90,7 +90,7 @@ fn two_admissions_at_a_rate() {
     one_of_two("two_admissions_at_a_rate", once, false);
 }
 
-/// Whoever comes after a connection ended has its place; nobody has it twice.
+/// A connection that comes after another ended has its place, and no two have it.
 #[test]
 fn admission_against_a_drop() {
     model("admission_against_a_drop", Bounds::TWO_THREADS, || {
@@ -104,7 +104,7 @@ fn admission_against_a_drop() {
     });
 }
 
-/// Nobody has the place of a connection twice, nor that of one who did not get it.
+/// No two have the place of a connection that ended, nor that of one that was refused.
 #[test]
 fn two_admissions_against_a_drop() {
     model("two_admissions_against_a_drop", Bounds::THREE_OF_FEW_STEPS, || {
@@ -121,7 +121,7 @@ fn two_admissions_against_a_drop() {
     });
 }
 
-/// A connection that the tree refuses takes nobody's place at the door, not even for a moment.
+/// A connection that the tree refuses takes no place at the door, not even for a moment.
 #[test]
 fn refused_admission_takes_no_place() {
     model("refused_admission_takes_no_place", Bounds::TWO_THREADS, || {
@@ -132,7 +132,7 @@ fn refused_admission_takes_no_place() {
             move || same.inbound().remote(HERE).class("full").try_admit().map(drop),
         );
         assert!(never.is_err());
-        assert!(admitted(&fits), "refused because of one who was not admitted");
+        assert!(admitted(&fits), "refused because of one that was not admitted");
         drop(fits);
         all_back(&governor);
     });
@@ -203,7 +203,8 @@ fn rebind_against_admission() {
     });
 }
 
-/// Of two who would each have the other's address, nobody gets it: neither lets go of its own first.
+/// Of two connections that would each have the other's address, neither gets it: neither lets go of its
+/// own first.
 #[test]
 fn rebind_against_rebind() {
     model("rebind_against_rebind", Bounds::TWO_THREADS, || {
@@ -236,7 +237,8 @@ fn rebind_against_a_close() {
     });
 }
 
-/// One who was let in on trust, and turns out to be another, counts at the door like everyone.
+/// A connection that was let in on trust, and turns out to be another peer's, counts at the door like
+/// any.
 #[test]
 fn end_of_trust_against_admission() {
     model("end_of_trust_against_admission", Bounds::TWO_THREADS, || {

@@ -1,6 +1,6 @@
 //! A set of small numbers, lowest first.
 
-use super::anchored::{OutOfMemory, try_slice};
+use crate::try_box::{OutOfMemory, try_slice};
 
 /// A set of numbers below a bound. Finding the next one looks at few words: above the words with a
 /// bit for each number stand some with a bit for each word that is not zero.

@@ -7,13 +7,13 @@
 
 use std::ptr::{self, NonNull};
 
-use super::anchored::{OutOfMemory, try_slice};
 use super::block::Record;
 use crate::sync::AtomicPtr;
 // Relaxed, all of them. A thread that writes holds the size class's lock, and so does the one that
 // hands a block out after the slab was entered, and the one that takes the last block back before it
 // is struck: whatever passes the block on in between orders its holder too.
 use crate::sync::Ordering::Relaxed;
+use crate::try_box::{OutOfMemory, try_slice};
 
 #[cfg(not(leasehold_loom))]
 const NODES: usize = 1024;

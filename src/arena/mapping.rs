@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use super::anchored::OutOfMemory;
+use crate::try_box::OutOfMemory;
 
 /// Anonymous private memory, unmapped on drop. The kernel gives zeroed pages as they are touched.
 ///
@@ -31,7 +31,7 @@ impl Mapping {
         let map = memmap2::MmapRaw::from(map);
         // A huge page would make memory resident that no lease touched. Refused by some kernels,
         // which then have no huge pages.
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))]
         let _ = map.advise(memmap2::Advice::NoHugePage);
         let base = NonNull::new(map.as_mut_ptr()).ok_or(OutOfMemory)?;
         Ok(Self { base, bytes, map })

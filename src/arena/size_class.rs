@@ -7,13 +7,14 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashTable;
 
 use super::SizeClassReport;
-use super::anchored::{Anchored, OutOfMemory};
+use super::anchored::Anchored;
 use super::bitmap::Bitmap;
 use super::block::{Block, Record, split};
 use super::books::{Books, Bound};
 use super::directory::{CAPACITY, Directory};
 use super::slab::{BYTES, IdlePages, Slab, State};
 use crate::sync::Mutex;
+use crate::try_box::OutOfMemory;
 
 pub(super) struct SizeClass {
     /// Blocks are this power of two, in bytes.
@@ -54,7 +55,7 @@ impl Lookup {
         Self(classes.as_ptr().cast())
     }
 
-    /// The record of a block, and its first byte.
+    /// The record of a block, its first byte, and its size in bytes.
     ///
     /// # Safety
     ///
@@ -62,7 +63,11 @@ impl Lookup {
     /// is not given back while the result is used. Until then the slab, its place in the directory
     /// and its records stay; and the holder of the block guarantees that the arena does.
     #[inline(always)]
-    pub(crate) unsafe fn locate<'a>(self, class: usize, number: u32) -> (&'a Record, NonNull<u8>) {
+    pub(crate) unsafe fn locate<'a>(
+        self,
+        class: usize,
+        number: u32,
+    ) -> (&'a Record, NonNull<u8>, usize) {
         // SAFETY: a block of this class is out, so there is such a class; and by the caller's promise
         // the arena is alive, which keeps its size classes in one place.
         let class = unsafe { self.0.add(class).as_ref() };
@@ -71,7 +76,8 @@ impl Lookup {
         // `index` is below the number of the slab's records and blocks.
         unsafe {
             let (records, base) = class.directory.find(slab);
-            (records.add(index).as_ref(), base.add(index << class.block_shift))
+            let base = base.add(index << class.block_shift);
+            (records.add(index).as_ref(), base, class.block_bytes())
         }
     }
 }
@@ -85,6 +91,7 @@ impl SizeClass {
         }
     }
 
+    #[inline(always)]
     fn block_bytes(&self) -> usize {
         1 << self.block_shift
     }

@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use super::anchored::{Anchored, OutOfMemory, try_box, try_slice};
+use super::anchored::Anchored;
 use super::bitmap::Bitmap;
 use super::block::Record;
 use super::mapping::{Mapping, granule};
+use crate::try_box::{OutOfMemory, try_slice};
 
 /// The size of every slab.
 #[cfg(not(leasehold_loom))]
@@ -48,10 +49,10 @@ impl Slab {
     pub(super) fn map(block_bytes: usize) -> Result<Self, OutOfMemory> {
         let blocks = BYTES / block_bytes;
         let records = try_slice(blocks, Record::default)?;
-        let memory = try_box(Memory { mapping: Mapping::new(BYTES)?, records })?;
+        let memory = Memory { mapping: Mapping::new(BYTES)?, records };
         Ok(Self {
             block_bytes,
-            memory: Anchored::new(memory),
+            memory: Anchored::try_new(memory)?,
             free: Bitmap::try_full(blocks)?,
             discarded: Bitmap::try_empty(blocks)?,
             set_aside: 0,

@@ -170,9 +170,9 @@ fn a_block_is_found_by_its_number() {
     let mut ranges = Vec::new();
     for (tick, (class, block)) in blocks.iter().enumerate() {
         // SAFETY: the block is out, and given back below.
-        let (record, base) = unsafe { lookup.locate(*class, block.number()) };
+        let (record, base, bytes) = unsafe { lookup.locate(*class, block.number()) };
         record.note().write(Location::caller(), tick as u32);
-        ranges.push((base.addr().get(), arena.sizes().block_bytes(*class)));
+        ranges.push((base.addr().get(), bytes));
     }
     ranges.sort_unstable();
     assert!(ranges.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "blocks overlap");

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use super::locked::LockedScopes;
 use super::{Connection, Shared};
-use crate::arena::{Arena, Block};
+use crate::arena::{Anchored, Arena, Block};
 use crate::error::{BindError, LeaseError, Refused};
 use crate::magazine::Extra;
 use crate::scope::{Member, ScopeRef, Shortfall};
 use crate::sync::Arc;
-use crate::try_box::{OutOfMemory, TryBox};
+use crate::try_box::OutOfMemory;
 
 /// What stopped an attempt.
 pub(super) enum Stop {
@@ -82,7 +82,7 @@ pub(super) struct Attempts {
     /// Where it was brought from.
     shared: Option<Arc<Shared>>,
     pub(super) block: Option<(usize, Block)>,
-    pub(super) large: Option<TryBox<Extra>>,
+    pub(super) large: Option<Anchored<Extra>>,
     pub(super) now: Option<Duration>,
     /// Below these scopes no connection starts to keep blocks until the request is over.
     reclaiming: Vec<ScopeRef>,

@@ -5,10 +5,10 @@
 //! stocked magazine takes no lock; and what looks for idle blocks walks the stocked ones only. Idle
 //! blocks become fewer under the connection's mutex alone, so a stocked magazine always has one.
 
-use crate::arena::{Block, Mapping};
+use crate::arena::{Anchored, Block, Mapping};
 use crate::magazine::{Extra, Hold, Word};
 use crate::ranges::MAX_SIZE_CLASSES;
-use crate::try_box::{OutOfMemory, TryBox};
+use crate::try_box::OutOfMemory;
 
 /// The kind of magazines for large leases. The others are for the size classes.
 pub(super) const LARGE: usize = MAX_SIZE_CLASSES;
@@ -24,7 +24,7 @@ pub(super) struct Depot {
 /// The extra magazines of one kind.
 #[derive(Default)]
 pub(super) struct Row {
-    magazines: Vec<TryBox<Extra>>,
+    magazines: Vec<Anchored<Extra>>,
     stocked: usize,
 }
 
@@ -59,9 +59,23 @@ impl Depot {
         }
     }
 
-    /// The memory of a large lease that was returned and is still mapped.
-    pub(super) fn take_returned_large(&self) -> Option<Mapping> {
-        self.rows[LARGE].iter().find_map(Extra::take_returned_large)
+    /// Takes the memory of a large lease that was returned and is still mapped: of the last that is
+    /// before the place `end`, which becomes the place of that. Its magazine comes along if nothing
+    /// needs it any more.
+    pub(super) fn take_returned_large(
+        &mut self,
+        end: &mut usize,
+    ) -> Option<(Mapping, Option<Anchored<Extra>>)> {
+        let row = &mut self.rows[LARGE];
+        // Downward, as in `remove_over`.
+        while let Some(place) = (*end).min(row.magazines.len()).checked_sub(1) {
+            *end = place;
+            if let Some(mapping) = row.magazines[place].take_returned_large() {
+                let over = row.magazines[place].is_over().then(|| row.remove(place));
+                return Some((mapping, over));
+            }
+        }
+        None
     }
 
     /// Takes every idle block, with its size class, out of the magazines that `pick` picks; they are
@@ -157,14 +171,14 @@ impl Row {
     }
 
     /// Adds a magazine without idle blocks, for which there is room.
-    pub(super) fn add(&mut self, extra: TryBox<Extra>) {
+    pub(super) fn add(&mut self, extra: Anchored<Extra>) {
         self.magazines.push(extra);
         let last = self.magazines.len() - 1;
         self.swap(last, last - self.stocked);
     }
 
     /// Takes out a magazine without idle blocks.
-    pub(super) fn remove(&mut self, place: usize) -> TryBox<Extra> {
+    pub(super) fn remove(&mut self, place: usize) -> Anchored<Extra> {
         let last_unstocked = self.first_stocked() - 1;
         debug_assert!(place <= last_unstocked);
         self.swap(place, last_unstocked);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::attempt::{Attempts, Stop};
 use super::state::{Ledger, Phase};
 use super::{Connection, Shared, State};
+use crate::arena::Anchored;
 use crate::error::{Refused, Scope};
 use crate::magazine::Extra;
 use crate::name::Source;
@@ -13,11 +14,10 @@ use crate::scope::{
 };
 use crate::subnet::{Retired, Visit};
 use crate::sync::{Arc, MutexGuard, TreeGuard};
-use crate::try_box::TryBox;
 use crate::usage::Tally;
 
 /// A connection's state, locked, and behind the lock what has to be dropped after it.
-pub(super) struct Locked<'a> {
+pub(crate) struct Locked<'a> {
     pub(super) state: MutexGuard<'a, State>,
     pub(super) leftovers: Leftovers,
 }
@@ -30,7 +30,7 @@ pub(crate) struct Leftovers {
     /// A share in the record, so that none that is dropped under the lock is the last.
     share: Option<Arc<Connection>>,
     pub(super) shared: Option<Arc<Shared>>,
-    pub(super) extra: Option<TryBox<Extra>>,
+    pub(super) extra: Option<Anchored<Extra>>,
     retired: Option<Retired>,
 }
 

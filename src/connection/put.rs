@@ -17,10 +17,11 @@ const STOCKED_UNMAINTAINED: usize = 1;
 
 /// Returns.
 impl Connection {
-    /// Returns a lease's block, taking the mutex while it is still out.
+    /// Returns a lease's block, taking the mutex while it is still out. The caller
+    /// [unlocks](Self::unlock), which may free the magazine that this is lent.
     #[cold]
     #[inline(never)]
-    pub(crate) fn put_slowly(&self, home: Home<'_>, slot: usize, hold: Hold) -> Leftovers {
+    pub(crate) fn put_slowly(&self, home: Home<'_>, slot: usize, hold: Hold) -> Locked<'_> {
         let mut locked = self.lock();
         let share = locked.ledger().keep.clone();
         locked.leftovers.keep(share);
@@ -28,16 +29,17 @@ impl Connection {
             self.take_back(&mut locked, home, slot);
             self.forget_straggler(&mut locked, home);
         }
-        self.unlock(locked)
+        locked
     }
 
-    /// Takes back a block whose holder let go of it after the close, and lives on revoked.
+    /// Takes back a block whose holder let go of it after the close, and lives on revoked. The caller
+    /// [unlocks](Self::unlock).
     #[cold]
     #[inline(never)]
-    pub(crate) fn reclaim_unpinned(&self, home: Home<'_>, slot: usize) -> Leftovers {
+    pub(crate) fn reclaim_unpinned(&self, home: Home<'_>, slot: usize) -> Locked<'_> {
         let mut locked = self.lock();
         self.take_back(&mut locked, home, slot);
-        self.unlock(locked)
+        locked
     }
 
     /// Returns a block that was leased a moment ago, and is not needed after all.
@@ -45,7 +47,7 @@ impl Connection {
     #[inline(never)]
     pub(super) fn put_back(&self, class: usize, slot: usize, hold: Hold) {
         if !self.magazines[class].try_put(slot, hold) {
-            drop(self.put_slowly(Home::First(class), slot, hold));
+            drop(self.unlock(self.put_slowly(Home::First(class), slot, hold)));
         }
     }
 
@@ -129,11 +131,17 @@ impl Connection {
 
     /// Lets go of the lock, and does what has to be done without it: unmaps large leases that were
     /// returned, and empty slabs.
-    pub(super) fn unlock<'a>(&'a self, mut locked: Locked<'a>) -> Leftovers {
+    pub(crate) fn unlock<'a>(&'a self, mut locked: Locked<'a>) -> Leftovers {
         // One by one, and each goes off the scopes after that: the arena is never asked for room that
         // the scopes already have.
-        while let Some(mapping) = locked.ledger().depot().and_then(Depot::take_returned_large) {
+        let mut end = usize::MAX;
+        while let Some(depot) = locked.ledger().depot_mut()
+            && let Some((mapping, over)) = depot.take_returned_large(&mut end)
+        {
             let Some(shared) = locked.state.shared.clone() else { break };
+            if let Some(extra) = over {
+                self.fold(Some(&shared), [Home::Extra(&extra)]);
+            }
             let bytes = mapping.len() as u64;
             locked = locked.without_lock(self, || shared.arena.unmap_large(mapping));
             if let Some(depot) = locked.ledger().depot_mut() {
@@ -142,7 +150,7 @@ impl Connection {
             if let Ok(mut sides) = locked.sides(self) {
                 sides.credit(&Tally::of_memory(bytes));
             }
-            self.remove_over(&mut locked);
+            locked.ledger().drop_empty_tables();
         }
         self.wind_up(&mut locked);
         // What ended just now has let go of its governor, and leaves it behind the lock.

@@ -134,7 +134,9 @@ listed! {
         Blocked,
         /// Too many came in too short a time.
         Rate,
-        /// The operating system had no memory to map, or there was none for book-keeping.
+        /// The operating system had no memory to map, or there was none for book-keeping; or no
+        /// limit is in the way, and yet what is in use and what was requested are together more than
+        /// can be counted.
         OutOfMemory,
     }
 }
@@ -184,8 +186,10 @@ impl Refused {
         requested: u64,
     ) -> Self {
         let reason = match limit {
+            Limit::Max(_) => Reason::Limit,
             Limit::Blocked => Reason::Blocked,
-            _ => Reason::Limit,
+            // What nothing limits has to be counted all the same.
+            Limit::Unlimited => Reason::OutOfMemory,
         };
         Self {
             limit,
@@ -219,9 +223,7 @@ impl Refused {
 
     /// The operating system would not map `requested` more bytes.
     pub(crate) fn out_of_memory(mapped: u64, requested: u64) -> Self {
-        let refused =
-            Self::new(Scope::Arena, Resource::Memory, Limit::Unlimited, mapped, requested);
-        Self { reason: Reason::OutOfMemory, ..refused }
+        Self::new(Scope::Arena, Resource::Memory, Limit::Unlimited, mapped, requested)
     }
 
     /// More than can be counted.
@@ -351,6 +353,11 @@ impl fmt::Display for Refused {
             Reason::OutOfMemory if requested == 0 => {
                 f.write_str("there is no memory for the book-keeping of the request")
             }
+            Reason::OutOfMemory if self.scope != Scope::Arena => write!(
+                f,
+                "more {unit} than can be counted: \
+                 {in_use} in use by the {scope}, {requested} more requested"
+            ),
             Reason::OutOfMemory => write!(
                 f,
                 "the operating system has no memory to map: \

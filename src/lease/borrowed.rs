@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use super::owned::OwnedLease;
 use super::place::Place;
 use super::view::{BufferView, buffer};
-use super::{Loan, home, is_block, lease, magazine, next_larger};
+use super::{Loan, is_block, lease_counted, lease_idle, magazine, next_larger, put_slowly};
 use crate::connection::{Ask, Connection};
 use crate::error::LeaseError;
 use crate::magazine::{Hold, SlotRef};
@@ -56,11 +56,22 @@ impl<'g> Lease<'g> {
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
         let ask = Ask { len, hold: Hold::Borrowed, account: None, priority, site };
-        let (slot, view) = lease(connection, &ask, |leased| {
-            // SAFETY: no close takes a borrowed block while the guard lives, which this lease
-            // borrows. It returns the block as its view goes.
-            unsafe { leased.find() }
-        })?;
+        let hot = connection.hot();
+        let Some((slot, sought)) = lease_idle(connection, hot, &ask) else {
+            return Self::lease_slowly(connection, ask);
+        };
+        // SAFETY: no close takes a borrowed block while the guard lives, which this lease borrows. It
+        // returns the block as its view goes.
+        let view = unsafe { sought.find(hot.lookup) };
+        Ok(Self { connection, slot, view })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lease_slowly(connection: &'g Connection, ask: Ask<'_>) -> Result<Self, LeaseError> {
+        let (slot, place) = lease_counted(connection, ask)?;
+        // SAFETY: as in `new`.
+        let view = unsafe { place.find(connection.hot().lookup) };
         Ok(Self { connection, slot, view })
     }
 
@@ -154,11 +165,9 @@ impl Drop for Lease<'_> {
         if self.connection.hot().zero_on_return && is_block(self.connection, self.capacity()) {
             self.view.wipe();
         }
-        let slot = self.slot.slot();
-        if !self.magazine().try_put(slot, Hold::Borrowed) {
-            // SAFETY: nothing has changed, so the block is still out.
-            let home = unsafe { home(self.connection, self.slot) };
-            drop(self.connection.put_slowly(home, slot, Hold::Borrowed));
+        if !self.magazine().try_put(self.slot.slot(), Hold::Borrowed) {
+            // SAFETY: nothing has changed, so the block is still out, and the guard keeps the record.
+            unsafe { put_slowly(self.connection.into(), self.slot, Hold::Borrowed) };
         }
     }
 }

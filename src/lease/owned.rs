@@ -5,9 +5,8 @@ use std::panic::Location;
 
 use bytes::Bytes;
 
-use super::place::Place;
 use super::view::{BufferView, buffer};
-use super::{Loan, lease, next_larger};
+use super::{Loan, next_larger};
 use crate::connection::{Ask, Connection, StreamAccount};
 use crate::error::{LeaseError, Revoked};
 use crate::magazine::Hold;
@@ -45,8 +44,7 @@ impl OwnedLease {
         site: &'static Location<'static>,
     ) -> Result<Self, LeaseError> {
         let ask = Ask { len, hold: Hold::Owned, account, priority, site };
-        let leased = lease(connection, &ask, Place::unpinned)?;
-        Ok(Self(Loan::owned(connection, account, leased)))
+        Loan::new(connection, ask).map(Self)
     }
 
     pub(super) fn from_loan(loan: Loan) -> Self {
@@ -239,12 +237,8 @@ impl Loan {
         let (connection, account) = (self.connection(), self.account());
         let len = next_larger(connection, self.capacity());
         let ask = Ask { len, hold, account, priority, site };
-        let (slot, place) = lease(connection, &ask, |leased| {
-            // SAFETY: a close leaves what is pinned, and `larger` returns it as its view goes.
-            Place::Found(unsafe { leased.find() })
-        })?;
-        let mut larger =
-            Loan { connection: self.connection, slot, hold, place, account: self.account };
+        let mut larger = Loan::new(connection, ask)?;
+        larger.find();
         larger.view_mut().append(self.view().readable());
         *self = larger;
         Ok(())

@@ -1,9 +1,9 @@
-//! Where the bytes of a `'static` lease are.
+//! Where the bytes of a lease are.
 
 use std::panic::Location;
 
 use super::view::BufferView;
-use crate::arena::{Lookup, SizeClasses};
+use crate::arena::Lookup;
 use crate::sync::Watch;
 
 /// A block that was leased and that its lease has not looked for yet: its number, and what is to be noted
@@ -39,62 +39,45 @@ impl Sought {
     ///
     /// # Safety
     ///
-    /// `lookup` and `sizes` are those of the block's arena. The block is leased to the caller, in a hold that a close leaves
-    /// alone: borrowed, pinned or detached. Whenever the view is used it still is.
+    /// `lookup` is that of the block's arena. The block is leased to the caller, in a hold that a close
+    /// leaves alone: borrowed, pinned or detached. Whenever the view is used it still is.
     #[inline(always)]
-    pub(super) unsafe fn find(self, lookup: Lookup, sizes: SizeClasses) -> BufferView {
+    pub(super) unsafe fn find(self, lookup: Lookup) -> BufferView {
         let number = (self.block_and_tick >> 32) as u32;
         // SAFETY: by the caller's promise the block is out and stays so for now; what the view keeps
         // of the result is used only while it is out, as promised too.
-        let (record, base) = unsafe { lookup.locate(self.class, number) };
+        let (record, base, bytes) = unsafe { lookup.locate(self.class, number) };
         let watch = Watch::of(&record.probe);
         // In the models: the block is out, and was handed out before this.
         watch.read();
         record.note().write(self.site, self.block_and_tick as u32);
         // SAFETY: the block's bytes and its watch; the caller promises to use the view only while the
         // block is leased to it.
-        unsafe { BufferView::new(base, sizes.block_bytes(self.class), watch) }
+        unsafe { BufferView::new(base, bytes, watch) }
     }
 }
 
-/// What was leased: a block of a class, or a mapping of its own.
-pub(super) enum Leased {
-    Block(Lookup, SizeClasses, Sought),
-    Large(BufferView),
+/// Where the bytes of a lease are, as far as it knows.
+pub(super) enum Place {
+    /// In a block that was not looked for yet: all that an owned lease may know before its first pin,
+    /// since a close may have taken the block already.
+    Sought(Sought),
+    /// A mapping tells its address before it is leased.
+    Found(BufferView),
 }
 
-impl Leased {
+impl Place {
     /// A view of the bytes.
     ///
     /// # Safety
     ///
     /// As for [`Sought::find`].
     #[inline(always)]
-    pub(super) unsafe fn find(self) -> BufferView {
+    pub(super) unsafe fn find(self, lookup: Lookup) -> BufferView {
         match self {
             // SAFETY: passed on to the caller.
-            Leased::Block(lookup, sizes, sought) => unsafe { sought.find(lookup, sizes) },
-            Leased::Large(view) => view,
-        }
-    }
-}
-
-/// Where the bytes of a `'static` lease are, as far as it knows.
-pub(super) enum Place {
-    /// Not looked for: the lease was never pinned.
-    Sought(Sought),
-    Found(BufferView),
-}
-
-impl Place {
-    /// All that an owned lease may know before its first pin, since a close may have taken it
-    /// already: of a block its number. Of a mapping the address, which the mapping told before it
-    /// was leased.
-    #[inline(always)]
-    pub(super) fn unpinned(leased: Leased) -> Self {
-        match leased {
-            Leased::Block(_, _, sought) => Place::Sought(sought),
-            Leased::Large(view) => Place::Found(view),
+            Place::Sought(sought) => unsafe { sought.find(lookup) },
+            Place::Found(view) => view,
         }
     }
 

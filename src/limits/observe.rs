@@ -8,6 +8,10 @@ use crate::error::Scope;
 /// The counts are in [`Snapshot::observed`](crate::Snapshot::observed). The arena follows the
 /// system scopes: while those only observe, it has no bound either.
 ///
+/// What a connection holds while it is being closed counts as in use until the close has taken it off
+/// the scopes. So a request that comes in that moment may be counted as one that would be refused,
+/// although a limit that is enforced would have let it wait for the close.
+///
 /// ```
 /// use leasehold::{Governor, Limits, Observe, Scope, ScopeLimits};
 ///

@@ -1,5 +1,5 @@
 //! Long random sequences of everything that can be done, compared after every step with a plain
-//! model, a list of who holds what: every answer with its numbers, and all that a snapshot shows.
+//! model, a list of what each connection holds: every result with its numbers, and all that a snapshot shows.
 
 mod found;
 mod model;
@@ -133,7 +133,7 @@ impl World {
 /// Requests.
 impl World {
     /// What the model says to a request for more. If the ordinary scopes refuse and the allow list
-    /// helps, the connection has moved; but nobody moves who is refused all the same.
+    /// helps, the connection has moved; but one that is refused all the same does not move.
     fn decide(
         &mut self,
         conn: usize,
@@ -381,7 +381,7 @@ impl World {
             assert_eq!(outcome, Err(BindError::AlreadyBound));
             return;
         }
-        // Who was let in on trust may turn out to be nobody that the allow list knows.
+        // One that was let in on trust may turn out to be a peer that the allow list does not know.
         let allowlisted = place.allowlisted && model.is_allowlisted(address, Some(peer));
         let counting = address.filter(|_| {
             place.allowlisted != allowlisted && !counted && direction == Direction::Inbound
@@ -481,7 +481,7 @@ impl World {
         let mut copies = wants_copy && self.model.conns[conn].open;
         if copies {
             self.trim_above_limits(conn);
-            // Without a count of refusals: nobody asked for it.
+            // Without a count of refusals: no caller asked for it.
             let more = memory(smaller);
             let asks = |model: &Model| model.ask_all(conn, stream, &more, Priority::Critical);
             copies = self.decide(conn, Priority::Critical, asks, &more).is_ok();
@@ -724,7 +724,7 @@ impl World {
                     self.change(nth, |_, held| {
                         let Held::Owned(lease) = held else { unreachable!() };
                         let lease = Box::into_raw(lease);
-                        // SAFETY: the box is freed only after the pin, by whoever takes it apart.
+                        // SAFETY: the box is freed only after the pin, by the thread that takes it apart.
                         match unsafe { (*lease).pin() } {
                             Ok(pin) => {
                                 assert!(open, "pinned after the close");
@@ -976,7 +976,7 @@ impl World {
         self.governor.set_limits(leasehold::Limits::unlimited().subnets(subnets)).expect("valid");
         for nth in [0, 3] {
             let first = self.governor.inbound().remote(address(nth)).try_admit();
-            drop(first.expect("nobody is counted"));
+            drop(first.expect("nothing is counted"));
         }
     }
 }

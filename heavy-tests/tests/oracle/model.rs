@@ -1,4 +1,4 @@
-//! The model: a list of who holds what. It has no blocks, no caches, no locks and no tree. A scope's
+//! The model: a list of what each connection holds. It has no blocks, no caches, no locks and no tree. A scope's
 //! use is a sum over the list, and a request is refused if, and only if, a sum would exceed a limit.
 
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ pub struct Item {
     pub bytes: u64,
     /// Bytes written to it.
     pub len: usize,
-    /// Whether it is still charged: a close takes what nobody touches.
+    /// Whether it is still charged: a close takes what no thread touches.
     pub charged: bool,
     /// Of a reservation.
     pub priority: Priority,
@@ -97,7 +97,7 @@ pub struct Row {
     pub requested: u64,
     pub priority: Priority,
     pub prefix_len: Option<u8>,
-    /// The allow list covers who was refused, so that another time the scopes that it opens may
+    /// The allow list covers the connection that was refused, so that another time the scopes that it opens may
     /// have room.
     pub has_fallback: bool,
 }
@@ -271,7 +271,7 @@ impl Model {
     }
 }
 
-/// Who is asked, in order.
+/// Which scopes are asked, in order.
 impl Model {
     fn ask(scope: Scope, limits: &ScopeLimits, used: Usage, more: &Usage) -> Ask {
         Ask { scope, limits: *limits, used, more: *more, priority: Priority::Critical }
@@ -376,7 +376,7 @@ impl Model {
         self.ask_class(class, peer, &self.of_stream_to_class(stream))
     }
 
-    /// Everyone who has not counted the connection until now, for its bind to a peer.
+    /// Every scope that has not counted the connection until now, for its bind to a peer.
     pub fn ask_bind(&self, conn: usize, peer: usize, allowlisted: bool) -> Vec<Ask> {
         let (own, place) = (self.of_conn(conn), self.conns[conn].place);
         let mut asks = vec![self.ask_peer(peer, &own)];
@@ -424,7 +424,7 @@ impl Model {
         enforced.map(Ask::answer).find(Result::is_err).unwrap_or(Ok(()))
     }
 
-    /// Counts what those would have refused who only observe.
+    /// Counts what those would have refused that only observe.
     pub fn note_observed(&mut self, asks: &[Ask]) {
         for ask in asks.iter().filter(|ask| self.limits.observe.contains(ask.scope)) {
             if let Err(row) = ask.answer() {
@@ -552,7 +552,7 @@ impl Model {
 
 /// Ends.
 impl Model {
-    /// A close takes what nobody touches.
+    /// A close takes what no thread touches.
     pub fn close(&mut self, conn: usize, is_revoked: impl Fn(usize) -> bool) {
         self.conns[conn].open = false;
         self.conns[conn].weight = 0;
