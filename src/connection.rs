@@ -44,7 +44,7 @@ use crate::magazine::{Extra, Hold, Magazine, SlotRef};
 use crate::name::Source;
 use crate::ranges::{MAX_SIZE_CLASSES, MIN_BLOCK_BYTES};
 use crate::registry::Registered;
-use crate::scope::Member;
+use crate::scope::{Idle, Member, Parents};
 use crate::sync::unmodelled::{AtomicU32, Relaxed};
 use crate::sync::{Arc, Mutex};
 use crate::usage::ConnectionKind;
@@ -121,16 +121,41 @@ impl Registered for Connection {
 }
 
 impl Member for Arc<Connection> {
-    fn idle_bytes(&self) -> u64 {
-        // Without the mutex, which alone leads to the extra magazines.
-        self.first_idle_bytes() + u64::from(self.stock.load(Relaxed)) * STOCK_PIECE
+    fn idle(&self) -> Idle {
+        let mut idle = Idle::default();
+        for (class, magazine) in self.first_magazines() {
+            let word = magazine.word();
+            idle.bytes += u64::from(word.idle().len()) * self.block_bytes(class);
+            idle.moves += word.leases() + word.returns();
+        }
+        let stock = u64::from(self.stock.load(Relaxed));
+        if stock > 0 {
+            idle.moves += stock;
+            // The mutex alone leads to the extra magazines.
+            match self.state.try_lock() {
+                Some(state) => idle.bytes = self.idle_bytes(&state.ledger),
+                None => idle.bytes += stock * STOCK_PIECE,
+            }
+        }
+        idle
     }
 
-    fn known_idle_bytes(&self) -> u64 {
-        match self.state.try_lock() {
-            Some(state) => Connection::idle_bytes(self, &state.ledger),
-            None => Member::idle_bytes(self),
-        }
+    fn try_take_idle(&self, bytes: u64) -> Option<(Parents, u64)> {
+        self.first_magazines().find_map(|(class, magazine)| {
+            let count = bytes.div_ceil(self.block_bytes(class));
+            if u64::from(magazine.word().idle().len()) < count {
+                return None;
+            }
+            // Tried and not waited for: the caller holds the tree's lock, and maybe its own mutex.
+            let mut state = self.state.try_lock()?;
+            let State { shared, ledger } = &mut *state;
+            let arena = &shared.as_deref()?.arena;
+            let blocks = magazine.take_idle_blocks(count as u32);
+            let taken = blocks.map(|block| arena.give(class, block)).count() as u64;
+            let taken = taken * self.block_bytes(class);
+            ledger.memory -= taken;
+            (taken > 0).then_some((ledger.parents, taken))
+        })
     }
 }
 

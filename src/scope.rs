@@ -64,7 +64,8 @@ use crate::subnet::{Address, Change, Progress, Subnets};
 use crate::sync::{Arc, Mutex, TreeGuard, TreeMutex};
 pub(crate) use classes::ClassRef;
 pub(crate) use demand::Demand;
-pub(crate) use members::{Member, OwnIdle};
+use members::FEW;
+pub(crate) use members::{Idle, Member, OwnBlocks, OwnIdle, Relief};
 use nodes::Nodes;
 pub(crate) use peers::PeerRef;
 pub(crate) use refusals::Refusals;
@@ -369,18 +370,9 @@ impl<M: Member> Tree<M> {
         scopes.nodes.release_again(at);
     }
 
-    /// A member of a scope, if it lists any.
-    pub(crate) fn any_member(&self, at: ScopeRef) -> Option<M> {
-        let mut scopes = self.lock();
-        let Scopes { nodes, members, .. } = &mut *scopes;
-        members.get(*nodes.get_mut(at)?.caching.last()?).cloned()
-    }
-
     /// Visits the members of a scope until `visit` returns `false`, with the lock let go. A member
     /// that comes or goes meanwhile may be visited twice or not at all.
     pub(crate) fn for_each_member(&self, at: ScopeRef, mut visit: impl FnMut(&M) -> bool) {
-        /// Members that are copied in one turn of the lock.
-        const AT_ONCE: usize = 64;
         let mut end = usize::MAX;
         let mut some = [const { None }; AT_ONCE];
         loop {
@@ -400,11 +392,31 @@ impl<M: Member> Tree<M> {
         }
     }
 
-    /// How many members a scope lists.
-    pub(crate) fn member_count(&self, at: ScopeRef) -> usize {
-        self.lock().nodes.get_mut(at).map_or(0, |node| node.caching.len())
+    /// Whether a scope may have this much idle below it. A scope of few members may in any case, for
+    /// [`relieve`](Scopes::relieve) has counted them. Others are counted here, some with each turn of
+    /// the lock.
+    pub(crate) fn may_have_idle(&self, at: ScopeRef, bytes: u64) -> bool {
+        let (mut idle, mut end) = (0, usize::MAX);
+        loop {
+            let mut scopes = self.lock();
+            let Scopes { nodes, members, .. } = &mut *scopes;
+            let Some(node) = nodes.get_mut(at) else { return false };
+            end = end.min(node.caching.len());
+            let start = end.saturating_sub(AT_ONCE);
+            idle += members.idle_among(&node.caching[start..end]).bytes;
+            if idle >= bytes || node.caching.len() <= FEW {
+                return true;
+            }
+            if start == 0 {
+                return false;
+            }
+            end = start;
+        }
     }
 }
+
+/// Members that are looked at in one turn of the lock.
+const AT_ONCE: usize = 64;
 
 fn bounded(name: &[u8]) -> Result<&[u8], NameTooLong> {
     if name.len() > MAX_NAME_BYTES { Err(NameTooLong { len: name.len() }) } else { Ok(name) }

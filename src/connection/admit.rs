@@ -10,7 +10,7 @@ use super::{Closer, Connection, Shared, State, Terms};
 use crate::error::{AdmitError, BindError, Refused};
 use crate::magazine::Magazine;
 use crate::name::Source;
-use crate::scope::{Charge, Demand, Named, OwnIdle, Parents, Partition};
+use crate::scope::{Charge, Demand, Named, OwnBlocks, OwnIdle, Parents, Partition};
 use crate::subnet::Visit;
 use crate::sync::unmodelled::AtomicU32;
 use crate::sync::{Arc, Mutex};
@@ -107,14 +107,14 @@ fn attempt_admit(
     scopes.subnets.check(&mut visit, now);
     // The ordinary scopes first, then, where the allow list covers the connection, its own.
     let asked = scopes.allow_visit(&visit).and_then(|()| ask(&mut scopes, parents));
-    let mut asked = asked.map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, 0));
+    let mut asked = asked.map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, OwnBlocks::default()));
     if let Err(Stop::Refused(refused)) = asked
         && scopes.is_allowlisted(parents, ip)
     {
         visit = Visit::new(None);
         parents.partition = Partition::Allowlisted;
         asked = ask(&mut scopes, parents)
-            .map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, 0))
+            .map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, OwnBlocks::default()))
             .map_err(|stop| stop.instead(refused.with_fallback(true)));
     }
     if let Err(stop) = asked {

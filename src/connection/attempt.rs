@@ -2,8 +2,8 @@
 //!
 //! An attempt either succeeds or says what stopped it. What can be cured is cured with no lock held:
 //! a slab is mapped, idle blocks of other connections are reclaimed. It ends: mapping hands its first
-//! block to the request that asked for it, and while a request reclaims from a scope the list of
-//! members below it only shrinks.
+//! block to the request that asked for it, and while a request reclaims from a scope no connection
+//! below starts to keep blocks.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::{Connection, Shared};
 use crate::arena::{Arena, Block};
 use crate::error::{BindError, LeaseError, Refused};
 use crate::magazine::Extra;
-use crate::scope::{Member, ScopeRef, Shortfall};
+use crate::scope::{OwnBlocks, Relief, ScopeRef, Shortfall};
 use crate::sync::Arc;
 use crate::try_box::{OutOfMemory, TryBox};
 
@@ -31,6 +31,8 @@ pub(super) enum Stop {
     MapLarge(usize),
     /// The time is needed. A clock may run any code, so it is read with no lock held.
     Time,
+    /// An idle block of another connection stood in the way, and was taken.
+    Taken,
     /// Idle blocks may stand in the way in this scope, which would refuse with this.
     Reclaim(ScopeRef, Refused),
 }
@@ -84,10 +86,9 @@ pub(super) struct Attempts {
     pub(super) block: Option<(usize, Block)>,
     pub(super) large: Option<TryBox<Extra>>,
     pub(super) now: Option<Duration>,
-    /// Below these scopes no connection starts to keep blocks until the request is over.
-    reclaiming: Vec<ScopeRef>,
-    /// In these scopes too little is idle.
-    in_vain: Vec<ScopeRef>,
+    /// Below these scopes no connection starts to keep blocks until the request is over. `true`: too
+    /// little is idle there.
+    reclaiming: Vec<(ScopeRef, bool)>,
     /// Whether idle blocks of the connection's own were given up.
     pub(super) has_flushed: Cell<bool>,
 }
@@ -107,20 +108,21 @@ impl Attempts {
         }
     }
 
-    /// What a shortfall comes to: whether reclaiming idle blocks may cure it, of which `own_out` bytes
-    /// are known not to be idle.
+    /// What a shortfall comes to: whether idle blocks of other connections can cure it, or did.
     pub(super) fn stop(
         &self,
         scopes: &mut LockedScopes<'_>,
         shortfall: &Shortfall,
-        own_out: u64,
+        own: OwnBlocks,
     ) -> Stop {
-        let Shortfall { refused, at, .. } = shortfall;
-        match at {
-            Some(at) if !self.in_vain.contains(at) && scopes.is_curable(*at, refused, own_out) => {
-                Stop::Reclaim(*at, *refused)
-            }
-            _ => Stop::Refused(*refused),
+        let Shortfall { refused, at, .. } = *shortfall;
+        let (Some(at), Some(missing)) = (at, refused.missing_bytes()) else {
+            return Stop::Refused(refused);
+        };
+        match scopes.relieve(at, missing, own) {
+            Relief::Taken => Stop::Taken,
+            Relief::Perhaps if !self.reclaiming.contains(&(at, true)) => Stop::Reclaim(at, refused),
+            Relief::Perhaps | Relief::None => Stop::Refused(refused),
         }
     }
 
@@ -135,13 +137,16 @@ impl Attempts {
         let shared = self.shared.clone().ok_or(Stop::Closed)?;
         match stop {
             Stop::Map(class) => {
-                self.block = Some((class, ask_arena(&shared, |arena| arena.grow(class))?));
+                let bytes = shared.hot.sizes.block_bytes(class);
+                let block = ask_arena(&shared, bytes, |arena| arena.grow(class))?;
+                self.block = Some((class, block));
             }
             Stop::MapLarge(bytes) => {
                 let map = |arena: &Arena| Extra::of_large(bytes, || arena.map_large(bytes));
-                self.large = Some(ask_arena(&shared, map)?);
+                self.large = Some(ask_arena(&shared, bytes, map)?);
             }
             Stop::Time => self.now = Some(shared.read_clock()),
+            Stop::Taken => {}
             Stop::Reclaim(at, refused) => self.reclaim(&shared, at, &refused)?,
             stop => return Err(stop),
         }
@@ -150,36 +155,20 @@ impl Attempts {
 
     /// Takes idle blocks in a scope, as many as are missing, if there are as many.
     fn reclaim(&mut self, shared: &Shared, at: ScopeRef, refused: &Refused) -> Result<(), Stop> {
-        /// A scope with no more members than this is swept even if not enough seems to be idle: a
-        /// block may have come to lie idle in one while another was looked at.
-        const FEW: usize = 32;
-        if !self.reclaiming.contains(&at) {
-            self.reclaiming.try_reserve(1).map_err(|_| Stop::Refused(*refused))?;
-            if shared.tree.begin_reclaim(at) {
-                self.reclaiming.push(at);
-            }
-        }
         let missing = refused.missing_bytes().unwrap_or(0);
-        let mut idle = 0;
-        if shared.tree.member_count(at) > FEW {
-            shared.tree.for_each_member(at, |member| {
-                idle += member.idle_bytes();
-                idle < missing
-            });
-        }
-        let mut swept = false;
-        if idle >= missing || shared.tree.member_count(at) <= FEW {
-            let mut freed = 0;
-            while freed < missing
-                && let Some(member) = shared.tree.any_member(at)
-            {
-                freed += member.sweep();
-                swept = true;
+        let begun = self.reclaiming.iter().position(|(scope, _)| *scope == at);
+        let nth = begun.unwrap_or(self.reclaiming.len());
+        if begun.is_none() {
+            self.reclaiming.try_reserve(1).map_err(|_| Stop::Refused(*refused))?;
+            if !shared.tree.begin_reclaim(at) {
+                return Ok(());
             }
+            self.reclaiming.push((at, false));
         }
-        if !swept {
-            self.in_vain.try_reserve(1).map_err(|_| Stop::Refused(*refused))?;
-            self.in_vain.push(at);
+        if shared.tree.may_have_idle(at, missing) {
+            shared.sweep(at, missing);
+        } else {
+            self.reclaiming[nth].1 = true;
         }
         shared.arena.settle();
         Ok(())
@@ -195,7 +184,7 @@ impl Drop for Attempts {
         if let Some(mapping) = self.large.take().and_then(|extra| extra.take_returned_large()) {
             shared.arena.unmap_large(mapping);
         }
-        for at in self.reclaiming.drain(..) {
+        for (at, _) in self.reclaiming.drain(..) {
             shared.tree.end_reclaim(at);
         }
         shared.arena.settle();
@@ -203,13 +192,22 @@ impl Drop for Attempts {
 }
 
 /// Asks the arena for memory. Before it refuses, because too much is resident or the system has no
-/// more, the idle blocks of all connections go back to it: those may be what keeps pages from being
-/// given up.
-fn ask_arena<T>(shared: &Shared, ask: impl Fn(&Arena) -> Result<T, Refused>) -> Result<T, Refused> {
-    ask(&shared.arena).or_else(|_| {
-        shared.reclaim_all();
-        ask(&shared.arena)
-    })
+/// more, idle blocks of connections go back to it, since those may be what keeps pages from being given
+/// up: as many bytes as are asked for, then twice as many, until the arena has enough or none is idle.
+fn ask_arena<T>(
+    shared: &Shared,
+    bytes: usize,
+    ask: impl Fn(&Arena) -> Result<T, Refused>,
+) -> Result<T, Refused> {
+    let mut wanted = bytes as u64;
+    loop {
+        let asked = ask(&shared.arena);
+        if asked.is_ok() || wanted == u64::MAX {
+            return asked;
+        }
+        let freed = shared.reclaim(wanted);
+        wanted = if freed < wanted { u64::MAX } else { wanted.saturating_mul(2) };
+    }
 }
 
 impl Connection {

@@ -8,7 +8,9 @@ use super::state::{Ledger, Phase};
 use super::{Connection, Shared, State, WakerKey};
 use crate::error::Scope;
 use crate::name::Source;
-use crate::scope::{Charge, Demand, OwnIdle, Partition, Scopes, Shortfall, StreamCharge};
+use crate::scope::{
+    Charge, Demand, OwnBlocks, OwnIdle, Partition, Scopes, Shortfall, StreamCharge,
+};
 use crate::subnet::Retired;
 use crate::sync::{Arc, MutexGuard, TreeGuard};
 use crate::try_box::TryBox;
@@ -126,9 +128,6 @@ impl Connection {
         };
         if taken.is_some() {
             ledger.memory += request.usage.memory - request.idle_bytes;
-            if request.usage.cacheable > 0 {
-                self.start_caching(ledger, &mut scopes);
-            }
         }
         Ok(taken)
     }
@@ -153,18 +152,26 @@ impl Connection {
             let counts = self.own_idle_counts(ledger, &shortfall);
             let own_idle = if counts { self.idle_bytes(ledger).saturating_sub(lent) } else { 0 };
             let Shortfall { refused, enters, .. } = shortfall;
-            // Blocks of one's own that are out are known not to be idle.
-            let own_out = if counts && !enters { ledger.usage().cacheable - own_idle } else { 0 };
-            let stop = attempts.stop(scopes, &shortfall, own_out);
             let helps = if enters {
                 // The scope is asked for the idle blocks too.
                 refused.missing_bytes_of(refused.requested().saturating_sub(own_idle)).is_some()
             } else {
-                let missing = refused.missing_bytes();
-                missing.is_some_and(|bytes| bytes <= own_idle || matches!(stop, Stop::Reclaim(..)))
+                refused.missing_bytes().is_some_and(|bytes| bytes <= own_idle)
             };
             if own_idle == 0 || !helps {
-                return Err(stop);
+                let mut own = OwnBlocks::default();
+                if counts && !enters {
+                    let out = ledger.usage().cacheable - own_idle;
+                    own = OwnBlocks { idle: own_idle, out, lent };
+                }
+                match attempts.stop(scopes, &shortfall, own) {
+                    Stop::Taken => {
+                        attempts.has_flushed.set(shared.arena.is_unsettled());
+                        continue;
+                    }
+                    Stop::Reclaim(..) if own.idle > 0 => {}
+                    stop => return Err(stop),
+                }
             }
             attempts.has_flushed.set(true);
             self.flush_idle(shared, ledger, scopes, false);

@@ -12,7 +12,7 @@ use crate::error::{BindError, LeaseError};
 use crate::magazine::Hold;
 use crate::name::Direction;
 use crate::priority::Priority;
-use crate::scope::{Demand, Named, StreamCharge};
+use crate::scope::{Demand, Named, OwnBlocks, StreamCharge};
 use crate::sync::Arc;
 use crate::usage::Tally;
 
@@ -124,7 +124,7 @@ impl Connection {
             match scopes.bind_class(class, &charge, || held.set_classed()) {
                 Ok(memory) => return Ok(Some(StreamClass { class, memory })),
                 // No idle memory of the connection is charged to classes of streams.
-                Err(shortfall) => Err(attempts.stop(&mut scopes, &shortfall, 0)),
+                Err(shortfall) => Err(attempts.stop(&mut scopes, &shortfall, OwnBlocks::default())),
             }
         };
         scopes.release_class(class, parents);

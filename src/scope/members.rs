@@ -7,17 +7,52 @@
 use super::node::Node;
 use super::nodes::Nodes;
 use super::table::{Hashed, Table};
-use super::{Parents, RANKS, Rank, Standing};
+use super::{Parents, RANKS, Rank, ScopeRef, Scopes, Standing};
 use crate::keyed::spread;
+use crate::usage::Tally;
 
 /// What scopes list: something that can hold idle memory.
 pub(crate) trait Member: Clone {
-    /// How much idle memory it holds at this moment, or a little more.
-    fn idle_bytes(&self) -> u64;
+    /// What lies idle with it at this moment, or a little more if another thread is at work on it.
+    fn idle(&self) -> Idle;
 
-    /// The same, exactly, unless another thread is at work on it.
-    fn known_idle_bytes(&self) -> u64;
+    /// Takes at least this much of what lies idle with it, or nothing: there is less in one place, or
+    /// another thread is at work on it. Returns how much, which the caller takes off the scopes above
+    /// it, in the same turn of the tree's lock.
+    fn try_take_idle(&self, bytes: u64) -> Option<(Parents, u64)>;
 }
+
+/// What lies idle with a member, or with several.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Idle {
+    pub(crate) bytes: u64,
+    /// Rises with each lease and return.
+    pub(crate) moves: u64,
+}
+
+/// Blocks of the member that makes a request.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct OwnBlocks {
+    /// Idle, and the first to give way.
+    pub(crate) idle: u64,
+    /// Known not to give way.
+    pub(crate) out: u64,
+    /// The part of those that is idle, and asked for.
+    pub(crate) lent: u64,
+}
+
+/// What idle blocks do about a shortfall.
+pub(crate) enum Relief {
+    /// Too little is idle.
+    None,
+    /// As much as was missing was taken.
+    Taken,
+    /// Enough may be idle: with several members, or with one that another thread is at work on.
+    Perhaps,
+}
+
+/// So many members are looked at in one turn of the tree's lock before a request is refused.
+pub(super) const FEW: usize = 32;
 
 /// How much idle memory the member that makes a request holds.
 #[derive(Clone, Copy, Default)]
@@ -97,22 +132,37 @@ impl<M: Member> Members<M> {
         self.find(id).map(|listed| &listed.member)
     }
 
+    /// What lies idle with these members.
+    pub(super) fn idle_among(&self, ids: &[u64]) -> Idle {
+        let mut all = Idle::default();
+        for idle in ids.iter().filter_map(|id| self.get(*id)).map(M::idle) {
+            all.bytes = all.bytes.saturating_add(idle.bytes);
+            all.moves = all.moves.wrapping_add(idle.moves);
+        }
+        all
+    }
+
     /// How much idle memory some of these members hold, as far as `enough`.
     /// Of the member `own`, whose lock the caller holds, the caller knows it.
-    pub(super) fn idle_among(&self, ids: &[u64], own: OwnIdle, enough: u64) -> u64 {
+    pub(super) fn observed_idle(&self, ids: &[u64], own: OwnIdle, enough: u64) -> u64 {
         /// Where memory is only observed, no more are looked at under the tree's lock.
         const MOST: usize = 16;
         let mut idle = 0_u64;
         for id in ids.iter().rev().take(MOST) {
-            let known = |member: &M| {
-                if *id == own.id { own.bytes } else { member.known_idle_bytes() }
-            };
+            let known = |member: &M| if *id == own.id { own.bytes } else { member.idle().bytes };
             idle = idle.saturating_add(self.get(*id).map_or(0, known));
             if idle >= enough {
                 break;
             }
         }
         idle
+    }
+
+    /// The member that got the last block below a node, if it is still there.
+    fn latest(&self, node: &Node, rank: Rank) -> Option<u64> {
+        let listed = self.find(node.latest)?;
+        let place = listed.places[rank as usize] as usize;
+        (node.caching.get(place) == Some(&node.latest)).then_some(node.latest)
     }
 
     fn find(&self, id: u64) -> Option<&Listed<M>> {
@@ -123,5 +173,37 @@ impl<M: Member> Members<M> {
         if let Some(listed) = self.by_id.find_mut(spread(id), |listed| listed.id == id) {
             listed.places[rank as usize] = place as u32;
         }
+    }
+}
+
+impl<M: Member> Scopes<M> {
+    /// Takes `missing` bytes that lie idle with one member below a scope, or tells whether more of them
+    /// may have as much. Where few are listed a refusal is exact.
+    pub(crate) fn relieve(&mut self, at: ScopeRef, missing: u64, own: OwnBlocks) -> Relief {
+        let Self { nodes, members, .. } = self;
+        let Some(node) = nodes.get_mut(at) else { return Relief::None };
+        let listed = node.caching.len();
+        if listed == 0 || missing > node.used.cacheable.saturating_sub(own.out) {
+            return Relief::None;
+        }
+        if own.idle == 0 {
+            // The member that got the last block is the likeliest to have it idle.
+            let latest = members.latest(node, at.rank());
+            let likely = latest.into_iter().chain(node.caching.iter().rev().take(FEW).copied());
+            let mut taken = likely.filter_map(|id| members.get(id)?.try_take_idle(missing));
+            if let Some((parents, bytes)) = taken.next() {
+                let less = Tally::of_blocks(bytes);
+                nodes.each(parents, Standing::Present, |above| above.node.used.sub(&less));
+                return Relief::Taken;
+            }
+        }
+        if listed > FEW {
+            return Relief::Perhaps;
+        }
+        // Blocks come to lie idle meanwhile. But between two looks that find as many leases and
+        // returns there were none, so all of what they found lay idle at once.
+        let [idle, again] = [(); 2].map(|()| members.idle_among(&node.caching));
+        let too_little = idle.bytes.saturating_sub(own.lent) < missing;
+        if too_little && idle == again { Relief::None } else { Relief::Perhaps }
     }
 }

@@ -16,14 +16,11 @@ pub(super) struct Node {
     pub(super) reclaiming: u32,
     /// The ids of the [`Members`] below.
     pub(super) caching: Vec<u64>,
+    /// The id of the connection that was charged for a block last.
+    pub(super) latest: u64,
 }
 
 impl Node {
-    /// The most that could come back from here, if every block that a connection keeps were idle.
-    pub(super) fn most_reclaimable(&self) -> u64 {
-        if self.caching.is_empty() { 0 } else { self.used.cacheable }
-    }
-
     /// Makes room for one more member.
     pub(super) fn reserve(&mut self) -> Result<(), OutOfMemory> {
         self.caching.try_reserve(1).map_err(|_| OutOfMemory)
@@ -60,7 +57,7 @@ impl Ancestor<'_> {
         let refused = check(request)?;
         let in_vain = refused
             .missing_bytes()
-            .is_none_or(|missing| members.idle_among(&self.node.caching, own, missing) < missing);
+            .is_none_or(|missing| members.observed_idle(&self.node.caching, own, missing) < missing);
         if in_vain {
             return Some(refused);
         }

@@ -109,6 +109,9 @@ impl<M: Member> Scopes<M> {
                 count_observed(&above, charge.request, members, charge.idle, observed);
             }
             above.node.used.add(&charged);
+            if charged.cacheable > 0 {
+                above.node.latest = charge.idle.id;
+            }
         });
         if let Some(class) = class {
             self.charge_class(class, charge);
@@ -210,15 +213,6 @@ impl<M: Member> Scopes<M> {
     /// Takes `less` off a class that a stream is bound to.
     pub(crate) fn credit_class(&mut self, class: ClassRef, parents: Parents, less: &Tally) {
         self.nodes.each_of_class(class, parents.peer(), |above| above.node.used.sub(less));
-    }
-
-    /// Whether reclaiming idle blocks may cure a shortfall: memory is short, and the blocks that
-    /// connections keep below, but for `out` bytes, would cover what is missing if all were idle.
-    pub(crate) fn is_curable(&mut self, at: ScopeRef, refused: &Refused, out: u64) -> bool {
-        refused.missing_bytes().is_some_and(|missing| {
-            let most = self.nodes.get_mut(at).map_or(0, |node| node.most_reclaimable());
-            missing <= most.saturating_sub(out)
-        })
     }
 
     /// Whether any scope only observes.
