@@ -44,7 +44,7 @@ use crate::magazine::{Extra, Hold, Magazine, SlotRef};
 use crate::name::Source;
 use crate::ranges::{MAX_SIZE_CLASSES, MIN_BLOCK_BYTES};
 use crate::registry::Registered;
-use crate::scope::{Idle, Member, Parents};
+use crate::scope::{Idle, Member};
 use crate::sync::unmodelled::{AtomicU32, Relaxed};
 use crate::sync::{Arc, Mutex};
 use crate::usage::ConnectionKind;
@@ -138,24 +138,6 @@ impl Member for Arc<Connection> {
             }
         }
         idle
-    }
-
-    fn try_take_idle(&self, bytes: u64) -> Option<(Parents, u64)> {
-        self.first_magazines().find_map(|(class, magazine)| {
-            let count = bytes.div_ceil(self.block_bytes(class));
-            if u64::from(magazine.word().idle().len()) < count {
-                return None;
-            }
-            // Tried and not waited for: the caller holds the tree's lock, and maybe its own mutex.
-            let mut state = self.state.try_lock()?;
-            let State { shared, ledger } = &mut *state;
-            let arena = &shared.as_deref()?.arena;
-            let blocks = magazine.take_idle_blocks(count as u32);
-            let taken = blocks.map(|block| arena.give(class, block)).count() as u64;
-            let taken = taken * self.block_bytes(class);
-            ledger.memory -= taken;
-            (taken > 0).then_some((ledger.parents, taken))
-        })
     }
 }
 

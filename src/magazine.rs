@@ -377,7 +377,8 @@ impl Magazine {
     pub(crate) fn take_idle_blocks(&self, count: u32) -> impl Iterator<Item = Block> {
         let taken = self.update(|word| {
             let idle = word.idle();
-            let slots = idle.take(count as usize).map(Slots::of).fold(Slots::default(), Slots::union);
+            let slots =
+                idle.take(count as usize).map(Slots::of).fold(Slots::default(), Slots::union);
             (slots.len() == count).then(|| (word.vacate(slots), slots))
         });
         self.take_vacated(taken.unwrap_or_default())

@@ -392,26 +392,24 @@ impl<M: Member> Tree<M> {
         }
     }
 
-    /// Whether a scope may have this much idle below it. A scope of few members may in any case, for
-    /// [`relieve`](Scopes::relieve) has counted them. Others are counted here, some with each turn of
-    /// the lock.
-    pub(crate) fn may_have_idle(&self, at: ScopeRef, bytes: u64) -> bool {
+    /// Whether a scope lists more members than [`relieve`](Scopes::relieve) counts.
+    pub(crate) fn is_crowded(&self, at: ScopeRef) -> bool {
+        self.lock().nodes.get_mut(at).is_some_and(|node| node.caching.len() > FEW)
+    }
+
+    /// Whether this much lies idle below a scope. Some members are looked at with each turn of the
+    /// lock, so that blocks that move meanwhile may be missed.
+    pub(crate) fn has_idle(&self, at: ScopeRef, bytes: u64) -> bool {
         let (mut idle, mut end) = (0, usize::MAX);
-        loop {
+        while idle < bytes && end > 0 {
             let mut scopes = self.lock();
             let Scopes { nodes, members, .. } = &mut *scopes;
-            let Some(node) = nodes.get_mut(at) else { return false };
-            end = end.min(node.caching.len());
-            let start = end.saturating_sub(AT_ONCE);
-            idle += members.idle_among(&node.caching[start..end]).bytes;
-            if idle >= bytes || node.caching.len() <= FEW {
-                return true;
-            }
-            if start == 0 {
-                return false;
-            }
-            end = start;
+            let Some(node) = nodes.get_mut(at) else { break };
+            let looked_at = end.min(node.caching.len());
+            end = looked_at.saturating_sub(AT_ONCE);
+            idle += members.idle_among(&node.caching[end..looked_at]).bytes;
         }
+        idle >= bytes
     }
 }
 

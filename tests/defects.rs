@@ -461,18 +461,33 @@ fn with_an_exceeded_limit_that_is_observed_leases_of_idle_blocks_take_no_lock() 
     drop(out);
 }
 
-/// P15: after an idle block was taken for another's request that was granted, the next return makes
-/// leases as fast again as they were.
+/// P15: after idle blocks of several connections were taken for another's request that was granted, the
+/// next return makes leases as fast again as they were.
 #[test]
 fn a_connection_that_was_swept_is_fast_again_after_one_return() {
+    let governor = governor(Limits::unlimited().system(scope().memory(64 * KIB)));
+    let guards = [(); 2].map(|()| governor.inbound().try_admit().unwrap());
+    guards.iter().for_each(|guard| make_idle(guard, 4096, 4));
+    let other = governor.inbound().try_admit().unwrap();
+    let _reserved = other.handle().try_reserve(56 * KIB).unwrap();
+    for guard in &guards {
+        assert_eq!(usage(guard).cached_bytes, 0, "it was not swept");
+        drop(guard.try_lease(4096).unwrap());
+    }
+    assert!(other.handle().try_reserve(16 * KIB + 1).is_err());
+    assert_leases_stay_fast(&guards);
+}
+
+/// P15: a connection of which one idle block was taken goes on as fast with those that it has left.
+#[test]
+fn a_connection_that_gave_up_an_idle_block_stays_fast() {
     let governor = governor(Limits::unlimited().system(scope().memory(64 * KIB)));
     let guard = governor.inbound().try_admit().unwrap();
     make_idle(&guard, 4096, 8);
     let other = governor.inbound().try_admit().unwrap();
-    let _reserved = other.handle().try_reserve(48 * KIB).unwrap();
-    assert_eq!(usage(&guard).cached_bytes, 0, "it was not swept");
-    drop(guard.try_lease(4096).unwrap());
-    assert!(other.handle().try_reserve(16 * KIB + 1).is_err());
+    let _reserved = other.handle().try_reserve(32 * KIB + 1).unwrap();
+    assert_eq!(usage(&guard).cached_bytes, 28 * KIB, "as much as was missing");
+    let _reserved = other.handle().try_reserve(4095).unwrap();
     assert_leases_stay_fast(std::slice::from_ref(&guard));
 }
 

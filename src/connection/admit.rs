@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::attempt::{Attempts, Stop};
+use super::attempt::{Attempts, Spare, Stop};
 use super::locked::{Locked, LockedScopes};
 use super::remote::Remote;
 use super::state::Ledger;
@@ -97,6 +97,7 @@ fn attempt_admit(
     let address =
         ip.filter(|_| terms.kind.is_inbound()).map(|address| shared.tree.address(address));
     let mut scopes = shared.tree.lock();
+    let spare = Spare::none(&shared.arena);
     let mut parents = scopes.hold(peer, class, Partition::Ordinary)?;
     let ask = |scopes: &mut LockedScopes<'_>, parents| {
         let (own, request) = (Tally::default(), &Demand::new(terms.usage()));
@@ -107,14 +108,17 @@ fn attempt_admit(
     scopes.subnets.check(&mut visit, now);
     // The ordinary scopes first, then, where the allow list covers the connection, its own.
     let asked = scopes.allow_visit(&visit).and_then(|()| ask(&mut scopes, parents));
-    let mut asked = asked.map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, OwnBlocks::default()));
+    let mut asked = asked
+        .map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, OwnBlocks::default(), &spare));
     if let Err(Stop::Refused(refused)) = asked
         && scopes.is_allowlisted(parents, ip)
     {
         visit = Visit::new(None);
         parents.partition = Partition::Allowlisted;
         asked = ask(&mut scopes, parents)
-            .map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, OwnBlocks::default()))
+            .map_err(|shortfall| {
+                attempts.stop(&mut scopes, &shortfall, OwnBlocks::default(), &spare)
+            })
             .map_err(|stop| stop.instead(refused.with_fallback(true)));
     }
     if let Err(stop) = asked {
@@ -165,7 +169,7 @@ impl Connection {
         scopes.allow_visit(&visit).map_err(|shortfall| Stop::Refused(shortfall.refused))?;
         let to = scopes.hold_bound(from, peer, partition, &streams)?;
         let nothing = Demand::new(Tally::default());
-        let bound = self.insist(shared, ledger, &mut scopes, attempts, 0, |scopes, ledger| {
+        let bound = self.insist(shared, ledger, &mut scopes, attempts, 0, |scopes, ledger, _| {
             let charge = self.charge_of(ledger, &nothing, None, scopes.is_observing());
             scopes.relocate(to, &charge, &streams, || Some(()))
         });
@@ -261,7 +265,7 @@ impl Connection {
         attempts: &Attempts,
     ) -> Result<(), Stop> {
         let nothing = Demand::new(Tally::default());
-        self.insist(shared, ledger, scopes, attempts, 0, |scopes, ledger| {
+        self.insist(shared, ledger, scopes, attempts, 0, |scopes, ledger, _| {
             let to = ledger.parents.within(partition);
             let charge = self.charge_of(ledger, &nothing, None, scopes.is_observing());
             scopes.relocate(to, &charge, &[], || Some(()))?;

@@ -9,11 +9,11 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::locked::LockedScopes;
-use super::{Connection, Shared};
+use super::{Connection, Shared, State};
 use crate::arena::{Arena, Block};
 use crate::error::{BindError, LeaseError, Refused};
 use crate::magazine::Extra;
-use crate::scope::{OwnBlocks, Relief, ScopeRef, Shortfall};
+use crate::scope::{Member, OwnBlocks, Parents, Relief, ScopeRef, Shortfall};
 use crate::sync::Arc;
 use crate::try_box::{OutOfMemory, TryBox};
 
@@ -78,6 +78,43 @@ impl From<Stop> for BindError {
     }
 }
 
+/// A block that another connection kept idle, at hand for the request that it was taken for. If the
+/// request does not lease it, it goes to the arena in the same turn of the tree's lock, so that the arena
+/// is never short of a block that a request holds which is refused.
+pub(super) struct Spare<'a> {
+    arena: &'a Arena,
+    block: Cell<Option<(usize, Block)>>,
+}
+
+impl<'a> Spare<'a> {
+    pub(super) fn none(arena: &'a Arena) -> Self {
+        Self { arena, block: Cell::new(None) }
+    }
+
+    fn put(&self, class: usize, block: Block) {
+        if let Some((class, block)) = self.block.replace(Some((class, block))) {
+            self.arena.give(class, block);
+        }
+    }
+
+    pub(super) fn take(&self, class: usize) -> Option<Block> {
+        let (of, block) = self.block.take()?;
+        if of == class {
+            return Some(block);
+        }
+        self.arena.give(of, block);
+        None
+    }
+}
+
+impl Drop for Spare<'_> {
+    fn drop(&mut self) {
+        if let Some((class, block)) = self.block.take() {
+            self.arena.give(class, block);
+        }
+    }
+}
+
 /// What a request has brought along from between its attempts. What is left is given back.
 #[derive(Default)]
 pub(super) struct Attempts {
@@ -114,12 +151,13 @@ impl Attempts {
         scopes: &mut LockedScopes<'_>,
         shortfall: &Shortfall,
         own: OwnBlocks,
+        spare: &Spare<'_>,
     ) -> Stop {
         let Shortfall { refused, at, .. } = *shortfall;
         let (Some(at), Some(missing)) = (at, refused.missing_bytes()) else {
             return Stop::Refused(refused);
         };
-        match scopes.relieve(at, missing, own) {
+        match scopes.relieve(at, missing, own, |member| member.yield_idle(missing, spare)) {
             Relief::Taken => Stop::Taken,
             Relief::Perhaps if !self.reclaiming.contains(&(at, true)) => Stop::Reclaim(at, refused),
             Relief::Perhaps | Relief::None => Stop::Refused(refused),
@@ -165,11 +203,13 @@ impl Attempts {
             }
             self.reclaiming.push((at, false));
         }
-        if shared.tree.may_have_idle(at, missing) {
-            shared.sweep(at, missing);
-        } else {
-            self.reclaiming[nth].1 = true;
+        let crowded = shared.tree.is_crowded(at);
+        let mut freed = 0;
+        if !crowded || shared.tree.has_idle(at, missing) {
+            // Of few members all, for blocks may come to lie idle in one while others are swept.
+            freed = shared.sweep(at, missing, |member| !crowded || member.idle().bytes > 0);
         }
+        self.reclaiming[nth].1 = crowded && freed == 0;
         shared.arena.settle();
         Ok(())
     }
@@ -211,6 +251,26 @@ fn ask_arena<T>(
 }
 
 impl Connection {
+    /// Gives up idle blocks of this many bytes to a request of another connection that holds the tree's
+    /// lock, or none: too little lies idle in one magazine, or another thread is at work on the
+    /// connection. The request may hold its own mutex, so this one is tried and not waited for. Returns
+    /// what the request is to take off the scopes.
+    fn yield_idle(&self, bytes: u64, spare: &Spare<'_>) -> Option<(Parents, u64)> {
+        self.first_magazines().find_map(|(class, magazine)| {
+            let count = bytes.div_ceil(self.block_bytes(class));
+            if u64::from(magazine.word().idle().len()) < count {
+                return None;
+            }
+            let mut state = self.state.try_lock()?;
+            let State { ledger, .. } = &mut *state;
+            let blocks = magazine.take_idle_blocks(count as u32);
+            let taken = blocks.map(|block| spare.put(class, block)).count() as u64;
+            let taken = taken * self.block_bytes(class);
+            ledger.memory -= taken;
+            (taken > 0).then_some((ledger.parents, taken))
+        })
+    }
+
     /// [Attempts](Attempts::run) something on the connection.
     pub(super) fn attempt<T>(
         &self,

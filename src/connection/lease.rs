@@ -81,9 +81,10 @@ impl Connection {
             granted = self.take_idle(shared, ledger, class, ask.hold);
         } else if self.has_idle(locked.ledger(), class) {
             let request = Demand { idle_bytes: bytes, ..of_block };
-            granted = self.charge(&mut locked, attempts, &request, stream, |shared, ledger| {
-                self.take_idle(shared, ledger, class, ask.hold)
-            })?;
+            granted =
+                self.charge(&mut locked, attempts, &request, stream, |shared, ledger, _| {
+                    self.take_idle(shared, ledger, class, ask.hold)
+                })?;
         }
         if granted.is_none() {
             granted =
@@ -113,8 +114,9 @@ impl Connection {
         // Under the tree's lock: the arena is never short of a block that a request holds which is
         // about to be refused. Nor is anything mapped for one that would be.
         let mut brought = attempts.block.take();
-        let charged = self.charge(locked, attempts, request, stream, |shared, _| {
-            brought.take().map(|(_, block)| block).or_else(|| shared.arena.take(class))
+        let charged = self.charge(locked, attempts, request, stream, |shared, _, spare| {
+            let at_hand = brought.take().map(|(_, block)| block).or_else(|| spare.take(class));
+            at_hand.or_else(|| shared.arena.take(class))
         });
         attempts.block = brought;
         let block = charged?.ok_or(Stop::Map(class))?;
@@ -154,7 +156,8 @@ impl Connection {
         locked.ledger().depot_or_new()?.row_mut(MAX_SIZE_CLASSES).reserve()?;
         let request = Demand::new(Tally::of_memory(bytes as u64)).at(ask.priority);
         let mut brought = attempts.large.take();
-        let charged = self.charge(&mut locked, attempts, &request, stream, |_, _| brought.take());
+        let charged =
+            self.charge(&mut locked, attempts, &request, stream, |_, _, _| brought.take());
         attempts.large = brought;
         let Some(extra) = charged? else { return Err(Stop::MapLarge(bytes)) };
         extra.magazine().occupy(0, ask.hold, true);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::task::Waker;
 
-use super::attempt::{Attempts, Stop};
+use super::attempt::{Attempts, Spare, Stop};
 use super::state::{Ledger, Phase};
 use super::{Connection, Shared, State, WakerKey};
 use crate::error::Scope;
@@ -83,7 +83,7 @@ impl Connection {
         attempts: &Attempts,
         request: &Demand,
         stream: Option<StreamCharge>,
-        mut take: impl FnMut(&Shared, &mut Ledger) -> Option<T>,
+        mut take: impl FnMut(&Shared, &mut Ledger, &Spare<'_>) -> Option<T>,
     ) -> Result<Option<T>, Stop> {
         let State { shared, ledger } = &mut *locked.state;
         let shared = shared.as_deref().ok_or(Stop::Closed)?;
@@ -92,12 +92,12 @@ impl Connection {
         // An idle block that is to be leased may have given way itself, to be charged as a fresh one.
         let gave_way = |ledger: &Ledger| lent > 0 && ledger.memory < before;
         let ordinary =
-            self.insist(shared, ledger, &mut scopes, attempts, lent, |scopes, ledger| {
+            self.insist(shared, ledger, &mut scopes, attempts, lent, |scopes, ledger, spare| {
                 if gave_way(ledger) {
                     return Ok(None);
                 }
                 let charge = self.charge_of(ledger, request, stream, scopes.is_observing());
-                scopes.charge(&charge, || take(shared, ledger))
+                scopes.charge(&charge, || take(shared, ledger, spare))
             });
         let taken = match ordinary {
             Err(Stop::Refused(refused))
@@ -107,13 +107,14 @@ impl Connection {
                 let refused = refused.with_fallback(true);
                 let scopes = &mut scopes;
                 let moved =
-                    self.insist(shared, ledger, scopes, attempts, lent, |scopes, ledger| {
+                    self.insist(shared, ledger, scopes, attempts, lent, |scopes, ledger, spare| {
                         if gave_way(ledger) {
                             return Ok(None);
                         }
                         let to = ledger.parents.within(Partition::Allowlisted);
                         let charge = self.charge_of(ledger, request, stream, scopes.is_observing());
-                        let moved = scopes.relocate(to, &charge, &[], || take(shared, ledger))?;
+                        let moved =
+                            scopes.relocate(to, &charge, &[], || take(shared, ledger, spare))?;
                         if moved.is_some() {
                             ledger.parents = to;
                         }
@@ -142,10 +143,11 @@ impl Connection {
         scopes: &mut LockedScopes<'_>,
         attempts: &Attempts,
         lent: u64,
-        mut attempt: impl FnMut(&mut LockedScopes<'_>, &mut Ledger) -> Result<T, Shortfall>,
+        mut attempt: impl FnMut(&mut LockedScopes<'_>, &mut Ledger, &Spare<'_>) -> Result<T, Shortfall>,
     ) -> Result<T, Stop> {
+        let spare = Spare::none(&shared.arena);
         loop {
-            let shortfall = match attempt(scopes, ledger) {
+            let shortfall = match attempt(scopes, ledger, &spare) {
                 Ok(done) => return Ok(done),
                 Err(shortfall) => shortfall,
             };
@@ -159,12 +161,12 @@ impl Connection {
                 refused.missing_bytes().is_some_and(|bytes| bytes <= own_idle)
             };
             if own_idle == 0 || !helps {
-                let mut own = OwnBlocks::default();
+                let mut own = OwnBlocks { id: self.serial, ..OwnBlocks::default() };
                 if counts && !enters {
                     let out = ledger.usage().cacheable - own_idle;
-                    own = OwnBlocks { idle: own_idle, out, lent };
+                    own = OwnBlocks { idle: own_idle, out, lent, ..own };
                 }
-                match attempts.stop(scopes, &shortfall, own) {
+                match attempts.stop(scopes, &shortfall, own, &spare) {
                     Stop::Taken => {
                         attempts.has_flushed.set(shared.arena.is_unsettled());
                         continue;

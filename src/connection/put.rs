@@ -298,9 +298,10 @@ impl Connection {
     /// How much of the connection's own memory lies idle.
     pub(super) fn idle_bytes(&self, ledger: &Ledger) -> u64 {
         let mut bytes = self.first_idle_bytes();
+        let Some(depot) = ledger.depot() else { return bytes };
         for (class, _) in self.first_magazines() {
-            let stocked = ledger.depot().map(|depot| depot.row(class).iter_stocked());
-            let idle = stocked.into_iter().flatten().map(|extra| extra.magazine().word().idle());
+            let stocked = depot.row(class).iter_stocked();
+            let idle = stocked.map(|extra| extra.magazine().word().idle());
             bytes += idle.map(|idle| u64::from(idle.len())).sum::<u64>() * self.block_bytes(class);
         }
         bytes

@@ -154,17 +154,25 @@ impl Shared {
         if bytes == 0 || !self.tree.begin_reclaim(at) {
             return 0;
         }
-        let freed = self.sweep(at, bytes);
+        let freed = self.sweep(at, bytes, |_| true);
         self.tree.end_reclaim(at);
         self.arena.settle();
         freed
     }
 
-    /// Sweeps the connections below a scope until there are so many bytes, and returns how many.
-    pub(super) fn sweep(&self, at: ScopeRef, bytes: u64) -> u64 {
+    /// Sweeps connections below a scope that `pick` picks until there are so many bytes, and returns
+    /// how many.
+    pub(super) fn sweep(
+        &self,
+        at: ScopeRef,
+        bytes: u64,
+        pick: impl Fn(&Arc<Connection>) -> bool,
+    ) -> u64 {
         let mut freed = 0;
         self.tree.for_each_member(at, |member| {
-            freed += member.sweep();
+            if pick(member) {
+                freed += member.sweep();
+            }
             freed < bytes
         });
         freed

@@ -3,7 +3,7 @@
 use std::panic::Location;
 
 use super::account::StreamAccount;
-use super::attempt::Stop;
+use super::attempt::{Spare, Stop};
 use super::lease::{Ask, OnStream};
 use super::locked::Locked;
 use super::state::{Phase, StreamClass};
@@ -32,7 +32,7 @@ impl Connection {
             let stream = on_stream.as_ref().map(|on| on.charge);
             let request = Demand::new(Tally::of_memory(bytes)).at(priority);
             // Entered first, so that the two sides agree on what lies in blocks.
-            self.charge(&mut locked, attempts, &request, stream, |_, _| Some(()))?;
+            self.charge(&mut locked, attempts, &request, stream, |_, _, _| Some(()))?;
             locked.ledger().reserved += bytes;
             if let Some(on_stream) = on_stream {
                 on_stream.commit(&mut locked, bytes);
@@ -69,7 +69,7 @@ impl Connection {
             locked.ledger().streams_or_new()?.reserve()?;
             let request = Demand::new(Tally::of_stream(direction));
             let stream = Some(StreamCharge { in_use: 0, class: None });
-            self.charge(&mut locked, attempts, &request, stream, |_, _| Some(()))?;
+            self.charge(&mut locked, attempts, &request, stream, |_, _, _| Some(()))?;
             let key = match locked.state.shared.as_deref() {
                 Some(shared) => shared.tree.lock().next_stream(),
                 None => return Err(Stop::Closed),
@@ -124,7 +124,10 @@ impl Connection {
             match scopes.bind_class(class, &charge, || held.set_classed()) {
                 Ok(memory) => return Ok(Some(StreamClass { class, memory })),
                 // No idle memory of the connection is charged to classes of streams.
-                Err(shortfall) => Err(attempts.stop(&mut scopes, &shortfall, OwnBlocks::default())),
+                Err(shortfall) => {
+                    let spare = Spare::none(&shared.arena);
+                    Err(attempts.stop(&mut scopes, &shortfall, OwnBlocks::default(), &spare))
+                }
             }
         };
         scopes.release_class(class, parents);

@@ -15,11 +15,6 @@ use crate::usage::Tally;
 pub(crate) trait Member: Clone {
     /// What lies idle with it at this moment, or a little more if another thread is at work on it.
     fn idle(&self) -> Idle;
-
-    /// Takes at least this much of what lies idle with it, or nothing: there is less in one place, or
-    /// another thread is at work on it. Returns how much, which the caller takes off the scopes above
-    /// it, in the same turn of the tree's lock.
-    fn try_take_idle(&self, bytes: u64) -> Option<(Parents, u64)>;
 }
 
 /// What lies idle with a member, or with several.
@@ -33,6 +28,7 @@ pub(crate) struct Idle {
 /// Blocks of the member that makes a request.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct OwnBlocks {
+    pub(crate) id: u64,
     /// Idle, and the first to give way.
     pub(crate) idle: u64,
     /// Known not to give way.
@@ -111,8 +107,10 @@ impl<M: Member> Members<M> {
     /// Adds a member that is listed elsewhere to one more list, where room is
     /// [reserved](Node::reserve).
     pub(super) fn enter(&mut self, id: u64, rank: Rank, node: &mut Node) {
-        self.set_place(id, rank, node.caching.len());
+        let place = node.caching.len();
+        self.set_place(id, rank, place);
         node.caching.push(id);
+        node.likeliest = place as u32;
     }
 
     /// Takes a member off one list.
@@ -158,13 +156,6 @@ impl<M: Member> Members<M> {
         idle
     }
 
-    /// The member that got the last block below a node, if it is still there.
-    fn latest(&self, node: &Node, rank: Rank) -> Option<u64> {
-        let listed = self.find(node.latest)?;
-        let place = listed.places[rank as usize] as usize;
-        (node.caching.get(place) == Some(&node.latest)).then_some(node.latest)
-    }
-
     fn find(&self, id: u64) -> Option<&Listed<M>> {
         self.by_id.find(spread(id), |listed| listed.id == id)
     }
@@ -177,9 +168,16 @@ impl<M: Member> Members<M> {
 }
 
 impl<M: Member> Scopes<M> {
-    /// Takes `missing` bytes that lie idle with one member below a scope, or tells whether more of them
-    /// may have as much. Where few are listed a refusal is exact.
-    pub(crate) fn relieve(&mut self, at: ScopeRef, missing: u64, own: OwnBlocks) -> Relief {
+    /// Takes `missing` bytes that lie idle with one member below a scope, or tells whether several may
+    /// have as much. Where few are listed, [`Relief::None`] is exact. `take` takes them from a member, if
+    /// it has them, and returns the scopes above it and how much it took.
+    pub(crate) fn relieve(
+        &mut self,
+        at: ScopeRef,
+        missing: u64,
+        own: OwnBlocks,
+        mut take: impl FnMut(&M) -> Option<(Parents, u64)>,
+    ) -> Relief {
         let Self { nodes, members, .. } = self;
         let Some(node) = nodes.get_mut(at) else { return Relief::None };
         let listed = node.caching.len();
@@ -187,11 +185,14 @@ impl<M: Member> Scopes<M> {
             return Relief::None;
         }
         if own.idle == 0 {
-            // The member that got the last block is the likeliest to have it idle.
-            let latest = members.latest(node, at.rank());
-            let likely = latest.into_iter().chain(node.caching.iter().rev().take(FEW).copied());
-            let mut taken = likely.filter_map(|id| members.get(id)?.try_take_idle(missing));
-            if let Some((parents, bytes)) = taken.next() {
+            let likeliest = node.caching.get(node.likeliest as usize);
+            let mut likely = likeliest.into_iter().chain(node.caching.iter().rev().take(FEW));
+            let taken = likely.find_map(|id| take(members.get(*id)?));
+            if let Some((parents, bytes)) = taken {
+                // What was taken will lie idle with the member that it is taken for.
+                if let Some(listed) = members.find(own.id) {
+                    node.likeliest = listed.places[at.rank() as usize];
+                }
                 let less = Tally::of_blocks(bytes);
                 nodes.each(parents, Standing::Present, |above| above.node.used.sub(&less));
                 return Relief::Taken;

@@ -14,10 +14,10 @@ pub(super) struct Node {
     /// How many requests reclaim idle blocks from this scope right now. Meanwhile no connection
     /// below it starts to keep blocks.
     pub(super) reclaiming: u32,
+    /// The place of the member that is the likeliest to have an idle block.
+    pub(super) likeliest: u32,
     /// The ids of the [`Members`] below.
     pub(super) caching: Vec<u64>,
-    /// The id of the connection that was charged for a block last.
-    pub(super) latest: u64,
 }
 
 impl Node {
@@ -55,9 +55,9 @@ impl Ancestor<'_> {
     ) -> Option<Refused> {
         let check = |request| self.ceilings.check(self.at.scope(), &self.node.used, request).err();
         let refused = check(request)?;
-        let in_vain = refused
-            .missing_bytes()
-            .is_none_or(|missing| members.observed_idle(&self.node.caching, own, missing) < missing);
+        let in_vain = refused.missing_bytes().is_none_or(|missing| {
+            members.observed_idle(&self.node.caching, own, missing) < missing
+        });
         if in_vain {
             return Some(refused);
         }

@@ -109,9 +109,6 @@ impl<M: Member> Scopes<M> {
                 count_observed(&above, charge.request, members, charge.idle, observed);
             }
             above.node.used.add(&charged);
-            if charged.cacheable > 0 {
-                above.node.latest = charge.idle.id;
-            }
         });
         if let Some(class) = class {
             self.charge_class(class, charge);
