@@ -137,6 +137,10 @@ impl Member for Arc<Connection> {
                 None => idle.bytes += stock * STOCK_PIECE,
             }
         }
+        if self.is_closed() {
+            // Blocks that a close has taken, and is about to take off the scopes, were idle too.
+            idle.bytes = u64::MAX;
+        }
         idle
     }
 }

@@ -400,14 +400,15 @@ impl<M: Member> Tree<M> {
     /// Whether this much lies idle below a scope. Some members are looked at with each turn of the
     /// lock, so that blocks that move meanwhile may be missed.
     pub(crate) fn has_idle(&self, at: ScopeRef, bytes: u64) -> bool {
-        let (mut idle, mut end) = (0, usize::MAX);
+        let (mut idle, mut end) = (0_u64, usize::MAX);
         while idle < bytes && end > 0 {
             let mut scopes = self.lock();
             let Scopes { nodes, members, .. } = &mut *scopes;
             let Some(node) = nodes.get_mut(at) else { break };
             let looked_at = end.min(node.caching.len());
             end = looked_at.saturating_sub(AT_ONCE);
-            idle += members.idle_among(&node.caching[end..looked_at]).bytes;
+            let looked = members.idle_among(&node.caching[end..looked_at]);
+            idle = idle.saturating_add(looked.bytes);
         }
         idle >= bytes
     }
