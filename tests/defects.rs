@@ -397,6 +397,70 @@ fn a_hopeless_request_takes_nothing() {
     drop(out);
 }
 
+/// P15: of few connections either.
+#[test]
+fn a_hopeless_request_takes_nothing_from_a_few() {
+    let governor = governor(Limits::unlimited().system(scope().memory(64 * KIB)));
+    let guards = [(); 3].map(|()| governor.inbound().try_admit().unwrap());
+    guards.iter().for_each(|guard| make_idle(guard, 4096, 4));
+    // All of it could be idle, and a third is.
+    let out = guards.each_ref().map(|guard| [(); 3].map(|()| guard.try_lease(4096).unwrap()));
+    let newcomer = governor.inbound().try_admit().unwrap();
+    for missing in [12 * KIB + 1, 48 * KIB] {
+        assert!(newcomer.handle().try_reserve(16 * KIB + missing).is_err());
+        assert!(guards.iter().all(|guard| usage(guard).cached_bytes == 4096), "taken in vain");
+    }
+    drop(out);
+    assert_leases_stay_fast(&guards);
+    drop(newcomer.handle().try_reserve(64 * KIB).unwrap());
+}
+
+/// P15: where no block ever came to lie idle, a request that a full scope refuses looks at nothing.
+#[test]
+fn a_refusal_where_nothing_lies_idle_is_short() {
+    let governor = governor(Limits::unlimited().system(scope().memory(64 * KIB)));
+    let guards: Vec<_> = (0..16).map(|_| governor.inbound().try_admit().unwrap()).collect();
+    let _out: Vec<_> = guards.iter().map(|g| g.handle().try_lease_owned(4096).unwrap()).collect();
+    let newcomer = governor.inbound().try_admit().unwrap();
+    let locks = locks_of(|| assert!(newcomer.handle().try_lease_owned(4096).is_err()));
+    // Its own and the tree's for the request, its own to clean up, both to count the refusal.
+    assert!(locks <= 5, "{locks} locks");
+}
+
+/// P15: a request takes as many idle blocks as it is short of, and no more.
+#[test]
+fn the_arena_takes_no_more_idle_blocks_than_it_needs() {
+    const SYSTEM: u64 = 16 * MIB;
+    let governor = Governor::builder()
+        .limits(Limits::unlimited().system(scope().memory(SYSTEM)))
+        .fragmentation(0)
+        .build()
+        .unwrap();
+    // A block in each page of every slab that the system may have, eight with each connection.
+    let hoarder = governor.inbound().try_admit().unwrap();
+    let guards: Vec<_> =
+        (0..SYSTEM / 4096 / 8).map(|_| governor.inbound().try_admit().unwrap()).collect();
+    let mut between = Vec::new();
+    for guard in &guards {
+        let kept = [(); 8].map(|()| {
+            between.extend((0..7).map(|_| hoarder.try_lease(512).unwrap()));
+            guard.try_lease(512).unwrap()
+        });
+        drop(kept);
+    }
+    drop(between);
+    hoarder.handle().trim();
+    let idle = governor.snapshot().totals.cached_bytes;
+    assert_eq!(idle, SYSTEM / 8);
+    let newcomer = governor.inbound().try_admit().unwrap();
+    let mut leases = Vec::new();
+    while governor.snapshot().totals.cached_bytes == idle {
+        leases.push(newcomer.try_lease(65536).unwrap());
+    }
+    let left = governor.snapshot().totals.cached_bytes;
+    assert!(left >= idle / 2, "{left} of {idle} bytes are idle");
+}
+
 /// How many locks the calling thread takes, where the build counts them.
 fn locks_of(work: impl FnOnce()) -> u64 {
     let before = locks();
