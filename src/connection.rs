@@ -6,7 +6,8 @@
 //! mutex and then, where a charge changes, the scope tree's and the arena's.
 //!
 //! **Lock order.** connection ▸ scope tree ▸ arena; the registry's shards and the folded counters are
-//! taken under any of them and take none. At most one connection's mutex is held at a time. No memory
+//! taken under any of them and take none. A thread that holds one connection's mutex waits for no
+//! other: it only tries the other's, to take idle blocks. No memory
 //! is mapped or unmapped, no waker woken, cloned or dropped, and no last share of a record dropped
 //! under any of them: what has to be dropped lies in the [`Locked`] value, behind the lock, and
 //! whatever takes longer is done between two attempts ([`Attempts`](attempt::Attempts)).
@@ -123,19 +124,19 @@ impl Registered for Connection {
 impl Member for Arc<Connection> {
     fn idle(&self) -> Idle {
         let mut idle = Idle::default();
-        for (class, magazine) in self.first_magazines() {
+        for (class, magazine) in self.magazines.iter().enumerate() {
             let word = magazine.word();
-            idle.bytes += u64::from(word.idle().len()) * self.block_bytes(class);
-            idle.moves += word.leases() + word.returns();
+            idle.moves += word.moves();
+            if !word.idle().is_empty() {
+                idle.bytes += u64::from(word.idle().len()) * self.block_bytes(class);
+            }
         }
-        let stock = u64::from(self.stock.load(Relaxed));
+        let stock = self.stock_bytes();
         if stock > 0 {
             idle.moves += stock;
             // The mutex alone leads to the extra magazines.
-            match self.state.try_lock() {
-                Some(state) => idle.bytes = self.idle_bytes(&state.ledger),
-                None => idle.bytes += stock * STOCK_PIECE,
-            }
+            let state = self.state.try_lock();
+            idle.bytes += state.map_or(stock, |state| self.extra_idle_bytes(&state.ledger));
         }
         if self.is_closed() {
             // Blocks that a close has taken, and is about to take off the scopes, were idle too.
@@ -226,6 +227,11 @@ impl Connection {
 
     fn block_bytes(&self, class: usize) -> u64 {
         self.hot.sizes.block_bytes(class) as u64
+    }
+
+    /// What may lie idle in extra magazines, as threads without the mutex know it.
+    fn stock_bytes(&self) -> u64 {
+        u64::from(self.stock.load(Relaxed)) * STOCK_PIECE
     }
 
     fn first_idle_bytes(&self) -> u64 {

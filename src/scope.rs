@@ -27,11 +27,11 @@
 //! part takes long to grow. What takes longer, a report or a change of limits, works in pieces.
 //!
 //! **Idle blocks.** A scope lists the connections (*members*) that may keep idle blocks, and knows how
-//! much lies in blocks that could be idle: no reclaiming brings more. A request that this could cure
-//! *reclaims*: it looks how much is really idle, and if that is enough it takes the idle blocks of one
-//! member after the other until it fits. Meanwhile no connection below starts to keep blocks, so the
-//! list only shrinks. In a scope with many members a request that would be refused in the end takes
-//! nothing.
+//! much lies in blocks that could be idle: no reclaiming brings more. What a request is short of it
+//! takes at once, under the lock, if one member has as much idle. Else it counts what lies idle below,
+//! and is refused if that is too little. Only if several members have to give something it
+//! *reclaims*: it takes the idle blocks of one member after the other until it fits. Meanwhile no
+//! connection below starts to keep blocks.
 //!
 //! **Observing.** A scope that only observes never refuses; what it would have refused is counted
 //! once, when it is charged, unless idle blocks would have covered it.

@@ -313,14 +313,15 @@ fn idle_blocks_that_come_and_go() {
 /// is out at any time, though a look at one connection after the other may see each of them out.
 #[test]
 fn idle_blocks_of_several_that_come_and_go() {
-    model("idle_blocks_of_several_that_come_and_go", Bounds::preemptions(3), || {
+    model("idle_blocks_of_several_that_come_and_go", Bounds::preemptions(4), || {
         let governor = governor_with_room(3);
         let [one, two, three, asks] = std::array::from_fn(|_| admit(&governor));
         [&one, &two, &three].map(cache);
         let (asked, all) = race(
             || asks.handle().try_reserve(bytes(2)),
             move || {
-                for guard in [&one, &two, &three] {
+                // In the order in which they are looked at.
+                for guard in [&three, &two, &one] {
                     granted(&guard.try_lease(BLOCK).map(drop), Scope::System);
                 }
                 (one, two, three)
@@ -349,6 +350,25 @@ fn idle_block_is_wanted_by_two() {
         assert_eq!(fit.iter().filter(|fit| **fit).count(), 1, "one fits, and one only");
         at_rest(&governor);
         drop((idle, one, two));
+        all_back(&governor);
+    });
+}
+
+/// As above, for requests that need what lies idle with two connections each.
+#[test]
+fn two_requests_for_four_idle_blocks() {
+    model("two_requests_for_four_idle_blocks", Bounds::preemptions(2), || {
+        let governor = governor_with_room(4);
+        let idle: [_; 4] = std::array::from_fn(|_| admit(&governor));
+        idle.iter().for_each(cache);
+        let [one, two] = std::array::from_fn(|_| admit(&governor));
+        let (first, (second, two)) = race(
+            || one.handle().try_reserve(bytes(2)),
+            move || (two.handle().try_reserve(bytes(2)), two),
+        );
+        assert!(granted(&first, Scope::System), "refused by an idle block");
+        assert!(granted(&second, Scope::System), "refused by an idle block");
+        drop((first, second, idle, one, two));
         all_back(&governor);
     });
 }

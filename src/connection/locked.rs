@@ -164,6 +164,8 @@ impl Connection {
                 let mut own = OwnBlocks { id: self.serial, ..OwnBlocks::default() };
                 if counts && !enters {
                     let out = ledger.usage().cacheable - own_idle;
+                    let told = lent + self.stock_bytes();
+                    let lent = told.saturating_sub(self.extra_idle_bytes(ledger));
                     own = OwnBlocks { idle: own_idle, out, lent, ..own };
                 }
                 match attempts.stop(scopes, &shortfall, own, &spare) {

@@ -297,7 +297,11 @@ impl Connection {
 
     /// How much of the connection's own memory lies idle.
     pub(super) fn idle_bytes(&self, ledger: &Ledger) -> u64 {
-        let mut bytes = self.first_idle_bytes();
+        self.first_idle_bytes() + self.extra_idle_bytes(ledger)
+    }
+
+    pub(super) fn extra_idle_bytes(&self, ledger: &Ledger) -> u64 {
+        let mut bytes = 0;
         let Some(depot) = ledger.depot() else { return bytes };
         for (class, _) in self.first_magazines() {
             let stocked = depot.row(class).iter_stocked();

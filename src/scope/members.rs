@@ -25,6 +25,13 @@ pub(crate) struct Idle {
     pub(crate) moves: u64,
 }
 
+impl Idle {
+    fn add(&mut self, more: Idle) {
+        self.bytes = self.bytes.saturating_add(more.bytes);
+        self.moves = self.moves.wrapping_add(more.moves);
+    }
+}
+
 /// Blocks of the member that makes a request.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct OwnBlocks {
@@ -33,7 +40,7 @@ pub(crate) struct OwnBlocks {
     pub(crate) idle: u64,
     /// Known not to give way.
     pub(crate) out: u64,
-    /// The part of those that is idle, and asked for.
+    /// Idle and asked for, or only said to be idle by [`Member::idle`].
     pub(crate) lent: u64,
 }
 
@@ -133,10 +140,7 @@ impl<M: Member> Members<M> {
     /// What lies idle with these members.
     pub(super) fn idle_among(&self, ids: &[u64]) -> Idle {
         let mut all = Idle::default();
-        for idle in ids.iter().filter_map(|id| self.get(*id)).map(M::idle) {
-            all.bytes = all.bytes.saturating_add(idle.bytes);
-            all.moves = all.moves.wrapping_add(idle.moves);
-        }
+        ids.iter().filter_map(|id| self.get(*id)).for_each(|member| all.add(member.idle()));
         all
     }
 
@@ -184,27 +188,69 @@ impl<M: Member> Scopes<M> {
         if listed == 0 || missing > node.used.cacheable.saturating_sub(own.out) {
             return Relief::None;
         }
-        if own.idle == 0 {
-            let likeliest = node.caching.get(node.likeliest as usize);
-            let mut likely = likeliest.into_iter().chain(node.caching.iter().rev().take(FEW));
-            let taken = likely.find_map(|id| take(members.get(*id)?));
-            if let Some((parents, bytes)) = taken {
-                // What was taken will lie idle with the member that it is taken for.
-                if let Some(listed) = members.find(own.id) {
-                    node.likeliest = listed.places[at.rank() as usize];
-                }
-                let less = Tally::of_blocks(bytes);
-                nodes.each(parents, Standing::Present, |above| above.node.used.sub(&less));
-                return Relief::Taken;
+        let mut take = |member: &M| if own.idle == 0 { take(member) } else { None };
+        let likeliest = node.caching.get(node.likeliest as usize);
+        let mut taken = likeliest.and_then(|id| take(members.get(*id)?));
+        let mut idle = Idle::default();
+        for member in node.caching.iter().rev().take(FEW).filter_map(|id| members.get(*id)) {
+            if taken.is_some() {
+                break;
             }
+            let of_one = member.idle();
+            idle.add(of_one);
+            if of_one.bytes >= missing {
+                taken = take(member);
+            }
+        }
+        if let Some((parents, bytes)) = taken {
+            // What was taken will lie idle with the member that it is taken for.
+            if let Some(listed) = members.find(own.id) {
+                node.likeliest = listed.places[at.rank() as usize];
+            }
+            let less = Tally::of_blocks(bytes);
+            nodes.each(parents, Standing::Present, |above| above.node.used.sub(&less));
+            return Relief::Taken;
         }
         if listed > FEW {
             return Relief::Perhaps;
         }
         // Blocks come to lie idle meanwhile. But between two looks that find as many leases and
         // returns there were none, so all of what they found lay idle at once.
-        let [idle, again] = [(); 2].map(|()| members.idle_among(&node.caching));
         let too_little = idle.bytes.saturating_sub(own.lent) < missing;
-        if too_little && idle == again { Relief::None } else { Relief::Perhaps }
+        let at_rest = idle == members.idle_among(&node.caching);
+        if too_little && at_rest { Relief::None } else { Relief::Perhaps }
+    }
+}
+
+#[cfg(all(test, not(leasehold_loom)))]
+mod tests {
+    use super::*;
+    use crate::keyed::KeyedHasher;
+    use crate::limits::Limits;
+    use crate::scope::{Partition, Tree};
+
+    /// A member that has nothing.
+    #[derive(Clone)]
+    struct Poor;
+
+    impl Member for Poor {
+        fn idle(&self) -> Idle {
+            Idle::default()
+        }
+    }
+
+    /// A bind lists members in a scope that is being reclaimed from. That goes on no longer for them.
+    #[test]
+    fn members_that_come_meanwhile_do_not_make_a_visit_endless() {
+        let tree = Tree::new(Limits::unlimited(), KeyedHasher::random());
+        let parents = tree.lock().hold(None, None, Partition::Ordinary).unwrap();
+        (1..=100).for_each(|id| assert!(tree.lock().list(id, &Poor, parents)));
+        let mut visited = 0;
+        tree.for_each_member(ScopeRef::System(Partition::Ordinary), |_| {
+            visited += 1;
+            assert!(tree.lock().list(100 + visited, &Poor, parents));
+            visited < 10_000
+        });
+        assert_eq!(visited, 100);
     }
 }
