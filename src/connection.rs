@@ -6,7 +6,8 @@
 //! mutex and then, where a charge changes, the scope tree's and the arena's.
 //!
 //! **Lock order.** connection ▸ scope tree ▸ arena; the registry's shards and the folded counters are
-//! taken under any of them and take none. At most one connection's mutex is held at a time. No memory
+//! taken under any of them and take none. A thread that holds one connection's mutex waits for no
+//! other: it only tries the other's, to take idle blocks. No memory
 //! is mapped or unmapped, no waker woken, cloned or dropped, and no last share of a record dropped
 //! under any of them: what has to be dropped lies in the [`Locked`] value, behind the lock, and
 //! whatever takes longer is done between two attempts ([`Attempts`](attempt::Attempts)).
@@ -44,7 +45,7 @@ use crate::magazine::{Extra, Hold, Magazine, SlotRef};
 use crate::name::{Direction, Source};
 use crate::ranges::MAX_SIZE_CLASSES;
 use crate::registry::Registered;
-use crate::scope::Member;
+use crate::scope::{Idle, Member};
 use crate::sync::unmodelled::AtomicU32;
 use crate::sync::{Arc, Mutex};
 pub(crate) use account::StreamAccount;
@@ -129,16 +130,26 @@ impl Registered for Connection {
 }
 
 impl Member for Arc<Connection> {
-    fn idle_bytes(&self) -> u64 {
-        Connection::idle_bytes(self, &self.state.lock().ledger)
+    fn first_idle(&self) -> Idle {
+        let mut idle = Idle::default();
+        for home in self.first_magazines() {
+            let word = self.magazine(home).word();
+            idle.moves += word.moves();
+            idle.bytes += u64::from(word.idle().len()) * self.block_bytes(home);
+        }
+        if self.is_closed() {
+            // Blocks that a close has taken, and is about to take off the scopes, were idle too.
+            idle.bytes = u64::MAX;
+        }
+        idle
     }
 
-    fn known_idle_bytes(&self) -> u64 {
-        match self.state.try_lock() {
-            Some(state) => Connection::idle_bytes(self, &state.ledger),
-            // The mutex alone leads to the extra magazines.
-            None => self.idle_in(self.first_magazines()),
-        }
+    fn idle(&self) -> Idle {
+        let mut idle = self.first_idle();
+        // The mutex alone leads to the extra magazines.
+        let extra = self.state.try_lock().map(|state| self.extra_idle_bytes(&state.ledger));
+        idle.bytes = idle.bytes.saturating_add(extra.unwrap_or(u64::MAX));
+        idle
     }
 }
 
@@ -230,8 +241,12 @@ impl Connection {
 
     /// How much of the connection's own memory lies idle.
     fn idle_bytes(&self, ledger: &Ledger) -> u64 {
+        self.idle_in(self.first_magazines()) + self.extra_idle_bytes(ledger)
+    }
+
+    fn extra_idle_bytes(&self, ledger: &Ledger) -> u64 {
         let stocked = ledger.depot().into_iter().flat_map(Depot::iter_stocked);
-        self.idle_in(self.first_magazines().chain(stocked.map(Home::Extra)))
+        self.idle_in(stocked.map(Home::Extra))
     }
 
     fn idle_in<'a>(&self, magazines: impl Iterator<Item = Home<'a>>) -> u64 {

@@ -242,8 +242,8 @@
 //! is no memory), the close, and a bind of what is bound. The others are cured with no lock held, and the
 //! next attempt begins anew: a slab to be mapped, a large mapping to be made, the clock to be read, idle
 //! blocks in the way in some scope. It ends: a mapping hands its first block to the request that asked for
-//! it, the time is read once, and while a request reclaims from a scope the list of those to be swept only
-//! shrinks. This is the whole ladder of failure: `Shortfall` in the tree, `Stop` in an attempt, the public
+//! it, the time is read once, and while a request reclaims from a scope no connection below starts to keep
+//! blocks. This is the whole ladder of failure: `Shortfall` in the tree, `Stop` in an attempt, the public
 //! error.
 //!
 //! **More than eight.** Beyond the first magazine a lease is a slot of an *extra* one: the same word, the
@@ -267,10 +267,11 @@
 //! governor.
 //!
 //! **Locks** are taken in one order: connection, tree, arena. The registry's shards, the folded counters
-//! and the memory of a large lease are taken under any of these and take none; the lock that puts changes
-//! of limits in turn comes before the tree's. At most one connection's mutex is held at a time. Nothing is
-//! mapped, unmapped or woken, and no waker or record dropped, under any of them: a dropped waker can drop a
-//! task that owns a guard.
+//! and the memory of a large lease are taken under any of these and take none; the lock that puts changes of
+//! limits in turn comes before the tree's. A thread that holds one connection's mutex never
+//! waits for another's: it tries it, to take idle blocks, and goes on if it is held. Nothing is
+//! mapped, unmapped or woken, and no waker or record dropped, under any of them: a dropped waker can drop
+//! a task that owns a guard.
 //!
 //! Files: `magazine.rs` and `magazine/`, `connection.rs`, `connection/locked.rs`, `connection/attempt.rs`,
 //! `connection/lease.rs` (the slow way, top-down), `connection/put.rs`, `connection/depot.rs`,
@@ -297,24 +298,38 @@
 //! 2. The scope that is short knows a bound: *cacheable*, how much of its memory lies in blocks that could
 //!    be idle. If more is missing than that, less the blocks that the asking connection has out, the
 //!    request is refused at once. Nothing is searched, and nothing taken.
-//! 3. Otherwise the request *looks*: it adds up what the scope's members have idle, until it is enough. It
-//!    copies 64 members with each turn of the tree's lock, and looks at them with no lock held. Too
-//!    little: refused, and nothing is taken.
-//! 4. Enough: it sweeps one member after the other until what was missing is there, and tries again.
+//! 3. One of the scope's members may have as much idle in one magazine. Then the request takes it, no more
+//!    than it is short of, in the same turn of the tree's lock: the bytes go from one connection to the other
+//!    and are never free in between. The first member to be tried is the one that such a block went to
+//!    last. Its mutex is tried and not waited for, and its leases stay as fast as they were.
+//! 4. Otherwise the request *looks*: it adds up what lies idle, in the same turn of the lock if the scope has
+//!    at most 32 members, else 64 of them with each turn. Too little: refused, and nothing is taken.
+//! 5. Enough, with several: it sweeps one member after the other until what was missing is there, and
+//!    tries again.
 //!
-//! Of a scope with at most 32 members step 3 is left out: they are swept in any case, until what is missing
-//! is there or none is left.
+//! Blocks move while they are counted: one is leased on a connection that is yet to be looked at, another
+//! returned on one that was, and a look misses both. So up to 32 members are looked at twice. Each lease and
+//! return counts in the word, so if both looks find the same counts, all that they found lay idle at one
+//! instant, at which the tree was locked: the refusal is true. If blocks moved, all members are swept until
+//! what is missing is there or none is left. So a request may take a few idle blocks in vain, but only if
+//! others moved at that very moment. Which of the two promises gives way there is a choice: P7 holds.
 //!
-//! A scope lists a connection when it charges a block to it and not before; after a sweep also when a block
-//! of it comes back to lie idle. It strikes it in the same step that takes its idle bytes off. A sweep is
-//! one read-modify-write for each magazine, which takes the idle blocks and sets *slow* together: a return
-//! that comes later goes the slow way. While a request reclaims from a scope, the scope is marked
-//! (*reclaiming*) and no connection below starts to keep blocks. The mark goes with the request, so a scope
-//! that is always full costs its leases nothing in between.
+//! In a scope with more than 32 members it is the other way round: they are looked at once, idle memory
+//! that moves meanwhile may be missed, and a request refused that would have had room. This is the exception
+//! to P7. There, to be exact, the request would have to make the fast path of every connection slow.
 //!
-//! This look is the exception to P7. In a scope with more than 32 members, idle memory that moves while
-//! they are looked at (leased on a connection that is yet to be looked at, returned on one that was) may be
-//! missed, and a request refused that would have had room.
+//! A scope lists a connection when the first of its blocks comes to lie idle and not before, and strikes it
+//! in the same step that takes its idle bytes off. So where blocks are only leased, a full scope refuses
+//! without a look. A sweep is one read-modify-write for each magazine, which takes the
+//! idle blocks and sets *slow* together: a return that comes later goes the slow way. While a request
+//! reclaims from a scope, the scope is marked (*reclaiming*) and no connection below starts to keep blocks:
+//! else what it has swept could come to lie idle again, and the request would never end.
+//! A bind may still bring one in that keeps some; a request sweeps each member that is listed as it
+//! comes by once, and then tries again. The mark goes with the request, so a scope that is always full costs
+//! its leases nothing in between.
+//!
+//! The arena, where it would refuse, takes idle blocks of any connections too: as many bytes as are asked
+//! for, then twice as many, until it can grant the request or none is idle.
 //!
 //! What a stream's class lacks is not reclaimed: idle blocks belong to no stream, and are not charged to
 //! its class.
@@ -383,8 +398,8 @@
 //! the allow-listed system's, if it is in use) plus one slab for each size class, other size
 //! classes' empty slabs are unmapped and whole free pages inside partly used slabs are given back; what
 //! stays resident beyond that because free blocks lie between used ones has a cap of its own. At the
-//! cap the idle blocks of all connections go back to the arena first, since those may be what keeps
-//! pages from being given back; only then the arena refuses. Calls to the system are made without a lock.
+//! cap idle blocks of connections go back to the arena first, since those may be what keeps
+//! pages from being given back; only when none is idle the arena refuses. Calls to the system are made without a lock.
 //!
 //! A block is found by 32 bits (slab and block in it) through a directory of two levels, without a
 //! lock: a block that is out keeps its slab mapped. Blocks keep the bytes of their last user. A lease

@@ -177,6 +177,17 @@ impl Magazine {
         self.take_vacated(before.idle())
     }
 
+    /// Locked: vacates so many idle slots and returns the blocks, or none if there are fewer.
+    pub(crate) fn take_idle_blocks(&self, count: u32) -> impl Iterator<Item = Block> {
+        let taken = self.try_update(|word| {
+            let idle = word.idle();
+            let slots =
+                idle.take(count as usize).map(Slots::of).fold(Slots::default(), Slots::union);
+            (slots.len() == count).then(|| (word.vacate(slots, Slots::default()), slots))
+        });
+        self.take_vacated(taken.unwrap_or_default())
+    }
+
     /// Locked: takes the counts out: leases and returns since the last time.
     pub(crate) fn fold(&self) -> (u64, u64) {
         self.try_update(|word| {

@@ -27,11 +27,11 @@
 //! part takes long to grow. What takes longer, a report or a change of limits, works in pieces.
 //!
 //! **Idle blocks.** A scope lists the connections (*members*) that may keep idle blocks, and knows how
-//! much lies in blocks that could be idle: no reclaiming brings more. A request that this could cure
-//! *reclaims*: it looks how much is really idle, and if that is enough it takes the idle blocks of one
-//! member after the other until it fits. Meanwhile no connection below starts to keep blocks, so the
-//! list only shrinks. In a scope with many members a request that would be refused in the end takes
-//! nothing.
+//! much lies in blocks that could be idle: no reclaiming brings more. What a request is short of it
+//! takes at once, under the lock, if one member has as much idle. Else it counts what lies idle below,
+//! and is refused if that is too little. Only if several members have to give something it
+//! *reclaims*: it takes the idle blocks of one member after the other until it fits. Meanwhile no
+//! connection below starts to keep blocks.
 //!
 //! **Observing.** A scope that only observes never refuses; what it would have refused is counted
 //! once, when it is charged, unless idle blocks would have covered it.
@@ -63,7 +63,8 @@ use crate::subnet::{Address, Change, Progress, Subnets};
 use crate::sync::{Arc, Mutex, TreeGuard, TreeMutex};
 pub(crate) use charge::{Charge, Shortfall, StreamCharge, StreamShare};
 pub(crate) use demand::Demand;
-pub(crate) use members::{Member, OwnIdle};
+use members::FEW;
+pub(crate) use members::{Idle, Member, OwnBlocks, OwnIdle, Relief};
 pub(crate) use named::NameRef;
 use named::Names;
 use nodes::Nodes;
@@ -373,18 +374,9 @@ impl<M: Member> Tree<M> {
         scopes.nodes.release_again(at);
     }
 
-    /// A member of a scope, if it lists any.
-    pub(crate) fn any_member(&self, at: ScopeRef) -> Option<M> {
-        let mut scopes = self.lock();
-        let Scopes { nodes, members, .. } = &mut *scopes;
-        members.get(*nodes.get_mut(at)?.caching.last()?).cloned()
-    }
-
     /// Visits the members of a scope until `visit` returns `false`, with the lock let go. A member
     /// that comes or goes meanwhile may be visited twice or not at all.
     pub(crate) fn for_each_member(&self, at: ScopeRef, mut visit: impl FnMut(&M) -> bool) {
-        /// Members that are copied in one turn of the lock.
-        const AT_ONCE: usize = 64;
         let mut end = usize::MAX;
         let mut some = [const { None }; AT_ONCE];
         loop {
@@ -404,8 +396,27 @@ impl<M: Member> Tree<M> {
         }
     }
 
-    /// How many members a scope lists.
-    pub(crate) fn member_count(&self, at: ScopeRef) -> usize {
-        self.lock().nodes.get_mut(at).map_or(0, |node| node.caching.len())
+    /// Whether a scope lists more members than [`relieve`](Scopes::relieve) counts.
+    pub(crate) fn is_crowded(&self, at: ScopeRef) -> bool {
+        self.lock().nodes.get_mut(at).is_some_and(|node| node.caching.len() > FEW)
+    }
+
+    /// Whether this much lies idle below a scope. Some members are looked at with each turn of the
+    /// lock, so that blocks that move meanwhile may be missed.
+    pub(crate) fn has_idle(&self, at: ScopeRef, bytes: u64) -> bool {
+        let (mut idle, mut end) = (0_u64, usize::MAX);
+        while idle < bytes && end > 0 {
+            let mut scopes = self.lock();
+            let Scopes { nodes, members, .. } = &mut *scopes;
+            let Some(node) = nodes.get_mut(at) else { break };
+            let looked_at = end.min(node.caching.len());
+            end = looked_at.saturating_sub(AT_ONCE);
+            let looked = members.idle_among(&node.caching[end..looked_at], OwnBlocks::default());
+            idle = idle.saturating_add(looked.bytes);
+        }
+        idle >= bytes
     }
 }
+
+/// Members that are looked at in one turn of the lock.
+const AT_ONCE: usize = 64;

@@ -612,7 +612,8 @@ fn what_the_listed_keep_idle_keeps_no_other_listed_one_from_moving_over() {
     assert_eq!(snapshot.totals.cached_bytes, 32 * KIB);
     let guard = from(&governor, LISTED).try_admit().unwrap();
     let _beyond = guard.handle().try_reserve(8 * KIB).unwrap();
-    assert_eq!(now(&governor).allowlisted_system.memory, 8 * KIB);
+    assert_eq!(now(&governor).allowlisted_system.memory, 32 * KIB);
+    assert_eq!(governor.snapshot().totals.cached_bytes, 24 * KIB);
 }
 
 #[test]

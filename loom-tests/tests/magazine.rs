@@ -191,7 +191,7 @@ fn return_against_two_sweeps() {
 /// A borrowed lease comes back while its connection is tight.
 #[test]
 fn borrowed_return_against_a_sweep() {
-    model("borrowed_return_against_a_sweep", Bounds::TWO_ON_ONE_WORD, || {
+    model("borrowed_return_against_a_sweep", Bounds::preemptions(4), || {
         let governor = governor_with_room(1);
         let (holder, other) = (Arc::new(admit(&governor)), admit(&governor));
         let same = holder.clone();
@@ -306,6 +306,70 @@ fn idle_blocks_that_come_and_go() {
         );
         assert!(granted(&asked, Scope::System), "refused by an idle block");
         drop((asked, asks, both));
+        all_back(&governor);
+    });
+}
+
+/// As above, for a request that needs what lies idle with two of three connections. At most one block
+/// is out at any time, though a look at one connection after the other may see each of them out.
+#[test]
+fn idle_blocks_of_several_that_come_and_go() {
+    model("idle_blocks_of_several_that_come_and_go", Bounds::preemptions(4), || {
+        let governor = governor_with_room(3);
+        let [one, two, three, asks] = std::array::from_fn(|_| admit(&governor));
+        [&one, &two, &three].map(cache);
+        let (asked, all) = race(
+            || asks.handle().try_reserve(bytes(2)),
+            move || {
+                // In the order in which they are looked at.
+                for guard in [&three, &two, &one] {
+                    granted(&guard.try_lease(BLOCK).map(drop), Scope::System);
+                }
+                (one, two, three)
+            },
+        );
+        assert!(granted(&asked, Scope::System), "refused by an idle block");
+        drop((asked, asks, all));
+        all_back(&governor);
+    });
+}
+
+/// What lies idle with one connection goes to the request of another while the one leases it, closes
+/// or gives it up.
+#[test]
+fn idle_block_is_wanted_by_two() {
+    model("idle_block_is_wanted_by_two", Bounds::THREE_THREADS, || {
+        let governor = governor_with_room(1);
+        let [idle, one, two] = std::array::from_fn(|_| admit(&governor));
+        cache(&idle);
+        let (one, two, idle) = race3(
+            || (one.handle().try_lease_owned(BLOCK), one),
+            move || (two.handle().try_lease_owned(BLOCK), two),
+            move || (idle.handle().try_lease_owned(BLOCK), idle),
+        );
+        let fit = [&one.0, &two.0, &idle.0].map(|lease| granted(lease, Scope::System));
+        assert_eq!(fit.iter().filter(|fit| **fit).count(), 1, "one fits, and one only");
+        at_rest(&governor);
+        drop((idle, one, two));
+        all_back(&governor);
+    });
+}
+
+/// As above, for requests that need what lies idle with two connections each.
+#[test]
+fn two_requests_for_four_idle_blocks() {
+    model("two_requests_for_four_idle_blocks", Bounds::preemptions(2), || {
+        let governor = governor_with_room(4);
+        let idle: [_; 4] = std::array::from_fn(|_| admit(&governor));
+        idle.iter().for_each(cache);
+        let [one, two] = std::array::from_fn(|_| admit(&governor));
+        let (first, (second, two)) = race(
+            || one.handle().try_reserve(bytes(2)),
+            move || (two.handle().try_reserve(bytes(2)), two),
+        );
+        assert!(granted(&first, Scope::System), "refused by an idle block");
+        assert!(granted(&second, Scope::System), "refused by an idle block");
+        drop((first, second, idle, one, two));
         all_back(&governor);
     });
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::panic::Location;
 use std::time::Duration;
 
-use super::attempt::{Attempts, Stop};
+use super::attempt::{Attempts, Spare, Stop};
 use super::locked::{LockedScopes, Sides};
 use super::remote::Remote;
 use super::state::{Ledger, Streams};
@@ -12,7 +12,7 @@ use super::{Closer, Connection, Shared, State, Terms};
 use crate::error::{AdmitError, BindError, Refused};
 use crate::magazine::Magazine;
 use crate::name::Source;
-use crate::scope::{Charge, Demand, Named, OwnIdle, Partition};
+use crate::scope::{Charge, Demand, Named, OwnBlocks, OwnIdle, Partition, Shortfall};
 use crate::subnet::Visit;
 use crate::sync::unmodelled::AtomicU32;
 use crate::sync::{Arc, Mutex};
@@ -93,16 +93,19 @@ fn attempt_admit(
     let mut visit = Visit::new(address);
     scopes.subnets.check(&mut visit, now);
     // The ordinary scopes first, then, where the allow list covers the connection, its own.
+    let spare = Spare::none(&shared.arena);
+    let stop = |scopes: &mut LockedScopes<'_>, shortfall: Shortfall| {
+        attempts.stop(scopes, &shortfall, OwnBlocks::default(), &spare)
+    };
     let asked = scopes.allow_visit(&visit).and_then(|()| ask(&mut scopes, parents));
-    let mut asked = asked.map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, 0));
+    let mut asked = asked.map_err(|shortfall| stop(&mut scopes, shortfall));
     if let Err(Stop::Refused(refused)) = asked
         && scopes.is_allowlisted(parents, ip)
     {
         visit = Visit::new(None);
         parents = parents.within(Partition::Allowlisted);
         asked = ask(&mut scopes, parents)
-            .map_err(|shortfall| attempts.stop(&mut scopes, &shortfall, 0))
-            .map_err(|stop| stop.instead(refused.with_fallback(true)));
+            .map_err(|shortfall| stop(&mut scopes, shortfall).instead(refused.with_fallback(true)));
     }
     if let Err(stop) = asked {
         scopes.release(parents);

@@ -81,7 +81,7 @@ impl Connection {
         } else if self.has_idle(locked.ledger(), class) {
             let request = Demand { idle_bytes: bytes, ..of_block };
             granted =
-                locked.sides(self)?.charge(attempts, &request, stream, |shared, ledger| {
+                locked.sides(self)?.charge(attempts, &request, stream, |shared, ledger, _| {
                     self.take_idle(shared, ledger, class, ask.hold)
                 })?;
         }
@@ -113,8 +113,9 @@ impl Connection {
         // Under the tree's lock: the arena is never short of a block that a request holds which is
         // about to be refused. Nor is anything mapped for one that would be.
         let mut brought = attempts.block.take();
-        let charged = locked.sides(self)?.charge(attempts, request, stream, |shared, _| {
-            brought.take().map(|(_, block)| block).or_else(|| shared.arena.take(class))
+        let charged = locked.sides(self)?.charge(attempts, request, stream, |shared, _, spare| {
+            let at_hand = brought.take().map(|(_, block)| block).or_else(|| spare.take(class));
+            at_hand.or_else(|| shared.arena.take(class))
         });
         attempts.block = brought;
         let block = charged?.ok_or(Stop::Map(class))?;
@@ -153,7 +154,8 @@ impl Connection {
         locked.ledger().depot_or_new()?.row_mut(LARGE).reserve()?;
         let request = Demand::new(Tally::of_memory(bytes as u64)).at(ask.priority);
         let mut brought = attempts.large.take();
-        let charged = locked.sides(self)?.charge(attempts, &request, stream, |_, _| brought.take());
+        let charged =
+            locked.sides(self)?.charge(attempts, &request, stream, |_, _, _| brought.take());
         attempts.large = brought;
         let extra = charged?.ok_or(Stop::MapLarge(bytes))?;
         extra.magazine().occupy(0, ask.hold, true);

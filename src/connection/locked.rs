@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::attempt::{Attempts, Stop};
+use super::attempt::{Attempts, Spare, Stop};
 use super::state::{Ledger, Phase};
 use super::{Connection, Shared, State};
 use crate::arena::Anchored;
@@ -10,7 +10,8 @@ use crate::error::{Refused, Scope};
 use crate::magazine::Extra;
 use crate::name::Source;
 use crate::scope::{
-    Charge, Demand, OwnIdle, Parents, Partition, Scopes, Shortfall, StreamCharge, StreamShare,
+    Charge, Demand, OwnBlocks, OwnIdle, Parents, Partition, Scopes, Shortfall, StreamCharge,
+    StreamShare,
 };
 use crate::subnet::{Retired, Visit};
 use crate::sync::{Arc, MutexGuard, TreeGuard};
@@ -42,6 +43,8 @@ pub(super) struct Sides<'a> {
     pub(super) connection: &'a Connection,
     pub(super) shared: &'a Shared,
     pub(super) ledger: &'a mut Ledger,
+    /// Dropped before the scopes are let go.
+    spare: Spare<'a>,
     pub(super) scopes: LockedScopes<'a>,
     leftovers: &'a mut Leftovers,
 }
@@ -114,7 +117,8 @@ impl Locked<'_> {
         let State { shared, ledger } = &mut *self.state;
         let shared = shared.as_deref().ok_or(Stop::Closed)?;
         let scopes = shared.tree.lock();
-        Ok(Sides { connection, shared, ledger, scopes, leftovers: &mut self.leftovers })
+        let (spare, leftovers) = (Spare::none(&shared.arena), &mut self.leftovers);
+        Ok(Sides { connection, shared, ledger, spare, scopes, leftovers })
     }
 }
 
@@ -130,9 +134,30 @@ impl Sides<'_> {
         attempts: &Attempts,
         request: &Demand,
         stream: Option<StreamCharge>,
-        mut take: impl FnMut(&Shared, &mut Ledger) -> Option<T>,
+        mut take: impl FnMut(&Shared, &mut Ledger, &Spare<'_>) -> Option<T>,
+    ) -> Result<Option<T>, Stop> {
+        let taken = match self.enter(self.ledger.parents, request, stream, &[], &mut take) {
+            Ok(taken) => taken,
+            Err(shortfall) => self.insist_on(attempts, request, stream, shortfall, &mut take)?,
+        };
+        if taken.is_some() {
+            self.ledger.memory += request.usage.memory - request.idle_bytes;
+        }
+        Ok(taken)
+    }
+
+    /// Charges what a first try found no room for.
+    #[cold]
+    fn insist_on<T>(
+        &mut self,
+        attempts: &Attempts,
+        request: &Demand,
+        stream: Option<StreamCharge>,
+        shortfall: Shortfall,
+        take: &mut dyn FnMut(&Shared, &mut Ledger, &Spare<'_>) -> Option<T>,
     ) -> Result<Option<T>, Stop> {
         let (lent, before) = (request.idle_bytes, self.ledger.memory);
+        let mut first = Some(shortfall);
         let mut enter = |sides: &mut Self, to| {
             sides.insist(attempts, lent, |sides| {
                 // An idle block that is to be leased may have given way itself, to be charged as a
@@ -140,25 +165,21 @@ impl Sides<'_> {
                 if lent > 0 && sides.ledger.memory < before {
                     return Ok(None);
                 }
-                sides.enter(to, request, stream, &[], &mut take)
+                match first.take() {
+                    Some(shortfall) => Err(shortfall),
+                    None => sides.enter(to, request, stream, &[], &mut *take),
+                }
             })
         };
-        let taken = match enter(self, self.ledger.parents) {
+        match enter(self, self.ledger.parents) {
             Err(Stop::Refused(refused))
                 if matches!(refused.scope(), Scope::System | Scope::Transient) =>
             {
                 let ip = self.connection.ip(self.ledger);
-                self.or_allowlisted(refused, ip, enter)?
+                self.or_allowlisted(refused, ip, enter)
             }
-            ordinary => ordinary?,
-        };
-        if taken.is_some() {
-            self.ledger.memory += request.usage.memory - request.idle_bytes;
-            if request.usage.cacheable > 0 {
-                self.start_caching();
-            }
+            ordinary => ordinary,
         }
-        Ok(taken)
     }
 
     /// Tries the scopes of the allow list, if it covers a connection from `ip`, where the ordinary
@@ -189,7 +210,9 @@ impl Sides<'_> {
         attempts: &Attempts,
     ) -> Result<Option<()>, Stop> {
         let nothing = Demand::new(Tally::default());
-        self.insist(attempts, 0, |sides| sides.enter(to, &nothing, None, streams, |_, _| Some(())))
+        self.insist(attempts, 0, |sides| {
+            sides.enter(to, &nothing, None, streams, |_, _, _| Some(()))
+        })
     }
 
     /// Attempts until there is room, or it is sure that there is none. Idle blocks of the
@@ -223,37 +246,53 @@ impl Sides<'_> {
         };
         let idle = if counts { self.connection.idle_bytes(self.ledger) } else { 0 };
         let own_idle = idle.saturating_sub(lent);
-        // Blocks of one's own that are out are known not to be idle.
-        let own_out = if counts && !enters { self.ledger.usage().cacheable - own_idle } else { 0 };
-        let stop = attempts.stop(&mut self.scopes, shortfall, own_out);
         let helps = if *enters {
             // The scope is asked for the idle blocks too.
             refused.missing_bytes_of(refused.requested().saturating_sub(own_idle)).is_some()
         } else {
-            let missing = refused.missing_bytes();
-            missing.is_some_and(|bytes| bytes <= own_idle || matches!(stop, Stop::Reclaim(..)))
+            refused.missing_bytes().is_some_and(|bytes| bytes <= own_idle)
         };
         if own_idle == 0 || !helps {
-            return Err(stop);
+            let mut own = OwnBlocks { id: self.connection.serial, ..OwnBlocks::default() };
+            if counts && !enters {
+                // Those that are out are known not to be idle.
+                let out = self.ledger.usage().cacheable - own_idle;
+                let extra = self.connection.extra_idle_bytes(self.ledger);
+                own = OwnBlocks { idle: own_idle, out, lent, extra, ..own };
+            }
+            match self.stop(attempts, shortfall, own) {
+                Stop::Taken => {
+                    attempts.has_flushed.set(self.shared.arena.is_unsettled());
+                    return Ok(());
+                }
+                Stop::Reclaim(..) if own.idle > 0 => {}
+                stop => return Err(stop),
+            }
         }
         attempts.has_flushed.set(true);
         self.flush(false, |_| true);
         Ok(())
     }
 
+    /// What a shortfall comes to.
+    pub(super) fn stop(&mut self, attempts: &Attempts, short: &Shortfall, own: OwnBlocks) -> Stop {
+        attempts.stop(&mut self.scopes, short, own, &self.spare)
+    }
+
     /// Charges `request`, and moves the connection to the scopes `to` if it is not there yet; or
     /// changes nothing.
+    #[inline(always)]
     fn enter<T>(
         &mut self,
         to: Parents,
         request: &Demand,
         stream: Option<StreamCharge>,
         streams: &[StreamShare],
-        take: impl FnOnce(&Shared, &mut Ledger) -> Option<T>,
+        take: impl FnOnce(&Shared, &mut Ledger, &Spare<'_>) -> Option<T>,
     ) -> Result<Option<T>, Shortfall> {
         let charge = self.charge_of(request, stream);
-        let Self { shared, ledger, scopes, .. } = self;
-        let taken = scopes.charge(&charge, to, streams, || take(shared, ledger))?;
+        let Self { shared, ledger, spare, scopes, .. } = self;
+        let taken = scopes.charge(&charge, to, streams, || take(shared, ledger, spare))?;
         if taken.is_some() {
             ledger.parents = to;
         }

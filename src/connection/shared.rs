@@ -126,7 +126,7 @@ impl Shared {
         });
         if bars_memory {
             // What lies idle below a blocked scope is lent to no lease any more.
-            self.reclaim_all();
+            self.reclaim(u64::MAX);
         }
     }
 
@@ -138,27 +138,44 @@ impl Shared {
     ) -> Option<ScopeLimits> {
         let before = self.tree.set_peer_limits(key, limits);
         if let Some(at) = self.tree.barred_peer(key) {
-            self.reclaim_at(at);
-            self.arena.settle();
+            self.reclaim_at(at, u64::MAX);
         }
         before
     }
 
-    /// Takes the idle blocks of all connections.
-    pub(crate) fn reclaim_all(&self) {
-        self.reclaim_at(ScopeRef::System(Partition::Ordinary));
-        self.reclaim_at(ScopeRef::System(Partition::Allowlisted));
-        self.arena.settle();
+    /// Takes idle blocks of any connections until there are so many bytes, and returns how many.
+    pub(super) fn reclaim(&self, bytes: u64) -> u64 {
+        let ordinary = self.reclaim_at(ScopeRef::System(Partition::Ordinary), bytes);
+        let rest = bytes - ordinary.min(bytes);
+        ordinary + self.reclaim_at(ScopeRef::System(Partition::Allowlisted), rest)
     }
 
-    /// Takes the idle blocks of all connections below a scope.
-    fn reclaim_at(&self, at: ScopeRef) {
-        if self.tree.begin_reclaim(at) {
-            while let Some(member) = self.tree.any_member(at) {
-                member.sweep();
-            }
-            self.tree.end_reclaim(at);
+    fn reclaim_at(&self, at: ScopeRef, bytes: u64) -> u64 {
+        if bytes == 0 || !self.tree.begin_reclaim(at) {
+            return 0;
         }
+        let freed = self.sweep(at, bytes, |_| true);
+        self.tree.end_reclaim(at);
+        self.arena.settle();
+        freed
+    }
+
+    /// Sweeps connections below a scope that `pick` picks until there are so many bytes, and returns
+    /// how many.
+    pub(super) fn sweep(
+        &self,
+        at: ScopeRef,
+        bytes: u64,
+        pick: impl Fn(&Arc<Connection>) -> bool,
+    ) -> u64 {
+        let mut freed = 0;
+        self.tree.for_each_member(at, |member| {
+            if pick(member) {
+                freed += member.sweep();
+            }
+            freed < bytes
+        });
+        freed
     }
 
     /// Looks through what connections keep idle, and what the limits by address remember.

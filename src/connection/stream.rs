@@ -12,7 +12,7 @@ use crate::error::{BindError, LeaseError};
 use crate::magazine::Hold;
 use crate::name::Direction;
 use crate::priority::Priority;
-use crate::scope::{Demand, Named, StreamCharge};
+use crate::scope::{Demand, Named, OwnBlocks, StreamCharge};
 use crate::sync::Arc;
 use crate::usage::Tally;
 
@@ -32,7 +32,7 @@ impl Connection {
             let stream = on_stream.as_ref().map(|on| on.charge);
             let request = Demand::new(Tally::of_memory(bytes)).at(priority);
             // Entered first, so that the two sides agree on what lies in blocks.
-            locked.sides(self)?.charge(attempts, &request, stream, |_, _| Some(()))?;
+            locked.sides(self)?.charge(attempts, &request, stream, |_, _, _| Some(()))?;
             locked.ledger().reserved += bytes;
             if let Some(on_stream) = on_stream {
                 on_stream.commit(&mut locked, bytes);
@@ -68,7 +68,7 @@ impl Connection {
             let request = Demand::new(Tally::of_stream(direction));
             let stream = Some(StreamCharge { in_use: 0, class: None });
             let mut sides = locked.sides(self)?;
-            sides.charge(attempts, &request, stream, |_, _| Some(()))?;
+            sides.charge(attempts, &request, stream, |_, _, _| Some(()))?;
             let key = sides.scopes.next_stream();
             drop(sides);
             Ok(locked.ledger().streams_or_new()?.open(key, direction))
@@ -99,7 +99,9 @@ impl Connection {
                 match sides.scopes.bind_class(class, &charge, || held.set_classed()) {
                     Ok(memory) => of_stream = Some(StreamClass { class, memory }),
                     // No idle memory of the connection is charged to classes of streams.
-                    Err(shortfall) => done = Err(attempts.stop(&mut sides.scopes, &shortfall, 0)),
+                    Err(shortfall) => {
+                        done = Err(sides.stop(attempts, &shortfall, OwnBlocks::default()))
+                    }
                 }
             }
             if of_stream.is_none() {

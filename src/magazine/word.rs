@@ -69,6 +69,11 @@ impl Word {
         self.0 >> RETURNS & COUNT_MASK
     }
 
+    /// Rises with each lease and return, until they are folded.
+    pub(crate) fn moves(self) -> u64 {
+        (self.0 & COUNTS) >> RETURNS
+    }
+
     #[inline(always)]
     const fn byte(self, field: u32) -> u8 {
         (self.0 >> field) as u8

@@ -14,16 +14,13 @@ pub(super) struct Node {
     /// How many requests reclaim idle blocks from this scope right now. Meanwhile no connection
     /// below it starts to keep blocks.
     pub(super) reclaiming: u32,
+    /// The place of the member that is the likeliest to have an idle block.
+    pub(super) likeliest: u32,
     /// The ids of the [`Members`] below.
     pub(super) caching: Vec<u64>,
 }
 
 impl Node {
-    /// The most that could come back from here, if every block that a connection keeps were idle.
-    pub(super) fn most_reclaimable(&self) -> u64 {
-        if self.caching.is_empty() { 0 } else { self.used.cacheable }
-    }
-
     /// Makes room for one more member.
     pub(super) fn reserve(&mut self) -> Result<(), OutOfMemory> {
         self.caching.try_reserve(1).map_err(|_| OutOfMemory)
@@ -67,9 +64,9 @@ impl Ancestor<'_> {
     ) -> Option<Refused> {
         let check = |request| self.ceilings.check(self.at.scope(), &self.node.used, request).err();
         let refused = check(request)?;
-        let in_vain = refused
-            .missing_bytes()
-            .is_none_or(|missing| members.idle_among(&self.node.caching, own, missing) < missing);
+        let in_vain = refused.missing_bytes().is_none_or(|missing| {
+            members.observed_idle(&self.node.caching, own, missing) < missing
+        });
         if in_vain {
             return Some(refused);
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::members::{Member, Members};
 use super::named::{NameRef, Names};
 use super::nodes::Nodes;
-use super::{Named, Parents, Partition, Refusals, ScopeRef, Shortfall, StreamShare};
+use super::{Named, Parents, Partition, Refusals, Shortfall, StreamShare};
 use crate::error::{Refused, Scope};
 use crate::subnet::{Retired, Subnets, Visit};
 use crate::try_box::OutOfMemory;
@@ -202,15 +202,6 @@ impl<M: Member> Scopes<M> {
     /// Takes it off the lists, in the step in which its idle blocks go off the scopes.
     pub(crate) fn unlist(&mut self, id: u64, parents: Parents) {
         self.members.unlist(id, &mut self.nodes, parents);
-    }
-
-    /// Whether reclaiming idle blocks may cure a shortfall: memory is short, and the blocks that
-    /// connections keep below, but for `out` bytes, would cover what is missing if all were idle.
-    pub(crate) fn is_curable(&mut self, at: ScopeRef, refused: &Refused, out: u64) -> bool {
-        refused.missing_bytes().is_some_and(|missing| {
-            let most = self.nodes.get_mut(at).map_or(0, |node| node.most_reclaimable());
-            missing <= most.saturating_sub(out)
-        })
     }
 }
 
