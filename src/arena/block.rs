@@ -81,15 +81,9 @@ const _: () = assert!(size_of::<BlockCell>() == 4);
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Record {
-    note: Note,
+    pub(crate) note: Note,
     /// Watches the block's bytes in the models.
     pub(crate) probe: Probe,
-}
-
-impl Record {
-    pub(crate) fn note(&self) -> &Note {
-        &self.note
-    }
 }
 
 /// Which line leased a block, and when.

@@ -144,7 +144,7 @@ impl SizeClass {
 
     pub(super) fn note(&self, number: u32) -> Option<(&'static Location<'static>, u32)> {
         let (slab, index) = split(number);
-        self.slabs.lock().get_mut(slab)?.records().get(index)?.note().read()
+        self.slabs.lock().get_mut(slab)?.records().get(index)?.note.read()
     }
 
     /// Unmaps empty slabs while there are more than `keep`, one after another. Call with no lock

@@ -171,7 +171,7 @@ fn a_block_is_found_by_its_number() {
     for (tick, (class, block)) in blocks.iter().enumerate() {
         // SAFETY: the block is out, and given back below.
         let (record, base, bytes) = unsafe { lookup.locate(*class, block.number()) };
-        record.note().write(Location::caller(), tick as u32);
+        record.note.write(Location::caller(), tick as u32);
         ranges.push((base.addr().get(), bytes));
     }
     ranges.sort_unstable();

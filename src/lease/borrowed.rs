@@ -115,7 +115,7 @@ impl<'g> Lease<'g> {
         if !owned {
             loan.take_back();
         }
-        OwnedLease::from_loan(loan)
+        OwnedLease(loan)
     }
 
     /// Turns what is readable into [`Bytes`](bytes::Bytes) that share the block, or, if that would

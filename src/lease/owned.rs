@@ -32,7 +32,7 @@ use crate::priority::Priority;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a lease that is dropped goes back at once"]
-pub struct OwnedLease(Loan);
+pub struct OwnedLease(pub(super) Loan);
 
 impl OwnedLease {
     #[inline(always)]
@@ -45,10 +45,6 @@ impl OwnedLease {
     ) -> Result<Self, LeaseError> {
         let ask = Ask { len, hold: Hold::Owned, account, priority, site };
         Loan::new(connection, ask).map(Self)
-    }
-
-    pub(super) fn from_loan(loan: Loan) -> Self {
-        Self(loan)
     }
 
     /// Holds on to the memory while the bytes are touched: a close that comes meanwhile leaves it

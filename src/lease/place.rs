@@ -50,7 +50,7 @@ impl Sought {
         let watch = Watch::of(&record.probe);
         // In the models: the block is out, and was handed out before this.
         watch.read();
-        record.note().write(self.site, self.block_and_tick as u32);
+        record.note.write(self.site, self.block_and_tick as u32);
         // SAFETY: the block's bytes and its watch; the caller promises to use the view only while the
         // block is leased to it.
         unsafe { BufferView::new(base, bytes, watch) }
