@@ -20,8 +20,9 @@
 //! **What keeps a record in memory.** The registry and, from the first lease on, the record's own
 //! `keep` do while the guard lives. A `'static` lease holds a bare pointer and costs no reference
 //! count: closing counts the leases that are out (*stragglers*), and `keep` stays until the guard is
-//! gone, the last of them has dropped, and nothing is charged any more. A straggler therefore takes the mutex *before* it gives its
-//! block back, and takes a share of `keep` with it for as long as it still works on the record.
+//! gone, the last of them has dropped, and nothing is charged any more. A straggler therefore takes
+//! the mutex *before* it gives its block back, and takes a share of `keep` with it for as long as it
+//! still works on the record.
 
 mod account;
 mod admit;

@@ -28,7 +28,8 @@ pub(crate) struct Locked<'a> {
 #[derive(Default)]
 #[must_use = "the record may go with it: drop it after the last use of the reference"]
 pub(crate) struct Leftovers {
-    /// A share in the record, so that none that is dropped under the lock is the last.
+    /// A share in the record, so that none that is dropped under the lock is the last, and the mutex
+    /// outlives the call that lets go of it.
     share: Option<Arc<Connection>>,
     pub(super) shared: Option<Arc<Shared>>,
     pub(super) extra: Option<Anchored<Extra>>,
