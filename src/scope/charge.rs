@@ -146,6 +146,32 @@ impl<M: Member> Scopes<M> {
         streams: &[StreamShare],
         take: impl FnOnce() -> Option<T>,
     ) -> Result<Option<T>, Shortfall> {
+        // Most charges touch two scopes. Where these have no room, the general way tells why.
+        let class = charge.stream.and_then(|stream| stream.class).or(to.class);
+        if to == charge.parents
+            && class.is_none()
+            && !self.is_observing()
+            && self.own_limits_fit(charge)
+            && let Some(both) = self.nodes.two(to)
+            && both.iter().all(|(node, ceilings)| ceilings.fit(&node.used, charge.request))
+        {
+            let Some(taken) = take() else { return Ok(None) };
+            let charged = charge.request.charged();
+            both.into_iter().for_each(|(node, _)| node.used.add(&charged));
+            return Ok(Some(taken));
+        }
+        self.charge_and_move(charge, to, streams, take)
+    }
+
+    /// The general way.
+    #[inline(never)]
+    fn charge_and_move<T>(
+        &mut self,
+        charge: &Charge<'_>,
+        to: Parents,
+        streams: &[StreamShare],
+        take: impl FnOnce() -> Option<T>,
+    ) -> Result<Option<T>, Shortfall> {
         let mut entering = None;
         if to != charge.parents {
             let Some(demand) = charge.request.along_with(&charge.own) else {
@@ -190,16 +216,21 @@ impl<M: Member> Scopes<M> {
 
     #[inline(always)]
     fn has_room(&mut self, charge: &Charge<'_>, moves: &Move<'_>) -> bool {
-        let own = self.nodes.own_ceilings(Scope::Connection);
-        let own_fits = own.fit(&charge.own, charge.request)
-            && charge.stream.is_none_or(|stream| {
-                let (used, demand) = (Tally::of_memory(stream.in_use), charge.request.of_stream());
-                self.nodes.own_ceilings(Scope::Stream).fit(&used, &demand)
-            });
         let ask = |Asked { above, demand, .. }: Asked<'_>| {
             if above.has_room(demand) { Ok(()) } else { Err(()) }
         };
-        own_fits && charge.each_asked(moves, &mut self.nodes, ask).is_ok()
+        self.own_limits_fit(charge) && charge.each_asked(moves, &mut self.nodes, ask).is_ok()
+    }
+
+    /// Whether a stream and the connection have room.
+    #[inline(always)]
+    fn own_limits_fit(&self, charge: &Charge<'_>) -> bool {
+        let own = self.nodes.own_ceilings(Scope::Connection);
+        own.fit(&charge.own, charge.request)
+            && charge.stream.is_none_or(|stream| {
+                let (used, demand) = (Tally::of_memory(stream.in_use), charge.request.of_stream());
+                self.nodes.own_ceilings(Scope::Stream).fit(&used, &demand)
+            })
     }
 
     /// As [`has_room`](Self::has_room), with an error that tells where there is none.

@@ -93,7 +93,7 @@ pub(super) struct NamedScope {
     /// The peer's key, or the name of the class.
     name: KeyBytes,
     /// The limits that it has of its own, if it has any.
-    pub(super) own: Option<TryBox<Ceilings>>,
+    own: Option<TryBox<Ceilings>>,
     pub(super) node: Node,
 }
 
@@ -106,15 +106,22 @@ impl NamedScope {
         self.name.as_bytes()
     }
 
-    /// Looks its own limits up, if other limits are in force than the last time. Where there is no
-    /// memory for them, those that it had stay in force until the next look.
+    /// The node and the limits in force: `default`, if it has none of its own. They are looked up if
+    /// other limits are in force than the last time. Where there is no memory for them, those that it
+    /// had stay in force until the next look.
     #[inline]
-    pub(super) fn refresh(&mut self, limits: &Limits, generation: u32) {
+    pub(super) fn in_force<'a>(
+        &'a mut self,
+        limits: &Limits,
+        generation: u32,
+        default: &'a Ceilings,
+    ) -> (&'a mut Node, &'a Ceilings) {
         if self.generation != generation
             && let Ok(own) = own_ceilings(self.of, self.name(), limits)
         {
             (self.own, self.generation) = (own, generation);
         }
+        (&mut self.node, self.own.as_deref().unwrap_or(default))
     }
 }
 

@@ -147,17 +147,30 @@ impl Nodes {
                 (&mut self.transients[of as usize], &fixed.transients[of as usize])
             }
             ScopeRef::Named(of) => {
-                let scope = self.named.get_mut(of)?;
-                scope.refresh(&self.limits, self.generation);
                 let default = match (of.class, of.peer) {
                     (None, _) => &fixed.peer,
                     (Some(_), None) => &fixed.class,
                     (Some(_), Some(_)) => &fixed.class_peer,
                 };
-                (&mut scope.node, scope.own.as_deref().unwrap_or(default))
+                self.named.get_mut(of)?.in_force(&self.limits, self.generation, default)
             }
         };
         Some(Ancestor { at, node, ceilings, observes })
+    }
+
+    /// The two scopes that count a connection which is there and in no class.
+    #[inline(always)]
+    pub(super) fn two(&mut self, parents: Parents) -> Option<[(&mut Node, &Ceilings); 2]> {
+        let of = parents.partition() as usize;
+        let fixed = &self.ceilings;
+        let first = match parents.peer() {
+            Some(peer) => {
+                let scope = self.named.get_mut(Names::peer(peer))?;
+                scope.in_force(&self.limits, self.generation, &fixed.peer)
+            }
+            None => (&mut self.transients[of], &fixed.transients[of]),
+        };
+        Some([first, (&mut self.systems[of], &fixed.systems[of])])
     }
 
     /// The limits of each connection, or of each stream.
