@@ -289,7 +289,7 @@ impl Sides<'_> {
         request: &Demand,
         stream: Option<StreamCharge>,
         streams: &[StreamShare],
-        take: impl FnOnce(&Shared, &mut Ledger, &Spare<'_>) -> Option<T>,
+        mut take: impl FnMut(&Shared, &mut Ledger, &Spare<'_>) -> Option<T>,
     ) -> Result<Option<T>, Shortfall> {
         let charge = self.charge_of(request, stream);
         let Self { shared, ledger, spare, scopes, .. } = self;

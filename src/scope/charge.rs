@@ -144,23 +144,56 @@ impl<M: Member> Scopes<M> {
         charge: &Charge<'_>,
         to: Parents,
         streams: &[StreamShare],
-        take: impl FnOnce() -> Option<T>,
+        mut take: impl FnMut() -> Option<T>,
     ) -> Result<Option<T>, Shortfall> {
-        // Most charges touch two scopes. Where these have no room, the general way tells why.
-        let class = charge.stream.and_then(|stream| stream.class).or(to.class);
-        if to == charge.parents
-            && class.is_none()
-            && !self.is_observing()
-            && self.own_limits_fit(charge)
-            && let Some(both) = self.nodes.two(to)
-            && both.iter().all(|(node, ceilings)| ceilings.fit(&node.used, charge.request))
+        // Most charges, and most binds, touch two scopes. Where these have no room, the general way
+        // tells why.
+        let plainly = if to == charge.parents {
+            self.try_plainly(charge, charge.parents, None, &mut take)
+        } else if streams.is_empty()
+            && to.partition() == charge.parents.partition()
+            && self.members.get(charge.idle.id).is_none()
+            && let Some(entering) = charge.request.along_with(&charge.own)
         {
-            let Some(taken) = take() else { return Ok(None) };
-            let charged = charge.request.charged();
-            both.into_iter().for_each(|(node, _)| node.used.add(&charged));
-            return Ok(Some(taken));
+            self.try_plainly(charge, to, Some(&entering), &mut take)
+        } else {
+            None
+        };
+        match plainly {
+            Some(taken) => Ok(taken),
+            None => self.charge_and_move(charge, to, streams, take),
         }
-        self.charge_and_move(charge, to, streams, take)
+    }
+
+    /// Charges a peer's scope, or the transient one, and the system's, or nothing. If the connection
+    /// is `entering` the first of them, it leaves another. `None`: there is no room, or other scopes
+    /// are concerned as well.
+    #[inline(always)]
+    fn try_plainly<T>(
+        &mut self,
+        charge: &Charge<'_>,
+        to: Parents,
+        entering: Option<&Demand>,
+        take: &mut impl FnMut() -> Option<T>,
+    ) -> Option<Option<T>> {
+        let class = charge.stream.and_then(|stream| stream.class).or(charge.parents.class);
+        if class.or(to.class).is_some() || self.is_observing() || !self.own_limits_fit(charge) {
+            return None;
+        }
+        let [first, system] = self.nodes.two(to)?;
+        let asked = entering.unwrap_or(charge.request);
+        if !first.1.fit(&first.0.used, asked) || !system.1.fit(&system.0.used, charge.request) {
+            return None;
+        }
+        let Some(taken) = take() else { return Some(None) };
+        first.0.used.add(&asked.charged());
+        system.0.used.add(&charge.request.charged());
+        if entering.is_some()
+            && let Some([(left, _), _]) = self.nodes.two(charge.parents)
+        {
+            left.used.sub(&charge.own);
+        }
+        Some(Some(taken))
     }
 
     /// The general way.
@@ -170,7 +203,7 @@ impl<M: Member> Scopes<M> {
         charge: &Charge<'_>,
         to: Parents,
         streams: &[StreamShare],
-        take: impl FnOnce() -> Option<T>,
+        mut take: impl FnMut() -> Option<T>,
     ) -> Result<Option<T>, Shortfall> {
         let mut entering = None;
         if to != charge.parents {
