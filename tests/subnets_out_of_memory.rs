@@ -58,7 +58,8 @@ fn is_cells(layout: Layout) -> bool {
 }
 
 fn governor() -> Governor {
-    let rate = Rate::new(Duration::from_secs(1_000_000), NonZeroU32::new(4).unwrap());
+    // So large a burst that no address is refused for what others with the same cells spent.
+    let rate = Rate::new(Duration::from_secs(1_000_000), NonZeroU32::new(64).unwrap());
     let each = PrefixLimits::unlimited().connections(1).rate(rate);
     let subnets = SubnetLimits::unlimited().ipv6(56, each);
     Governor::new(Limits::unlimited().subnets(subnets)).unwrap()
