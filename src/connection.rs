@@ -30,6 +30,7 @@ mod close;
 mod depot;
 mod lease;
 mod locked;
+mod marks;
 mod put;
 mod remote;
 mod shared;

@@ -1,5 +1,7 @@
 //! The root: limits, memory and connections of one node.
 
+#[cfg(feature = "metrics")]
+mod metrics;
 mod snapshot;
 
 use std::fmt;
@@ -15,6 +17,7 @@ use crate::limits::{Limits, ScopeLimits};
 use crate::name::{ConnectionId, Direction, PeerKey};
 use crate::report::Drained;
 use crate::sync::Arc;
+use crate::sync::unmodelled::{AtomicU64, Relaxed};
 
 /// Governs the connections of one node: one budget, one arena, one registry.
 ///
@@ -63,7 +66,13 @@ impl Governor {
             zero_on_return: false,
             fragmentation_bytes: None,
             clock: Box::new(SystemClock::default()),
+            name: None,
         }
+    }
+
+    /// What metrics and reports call it.
+    pub fn name(&self) -> &str {
+        &self.shared.name
     }
 
     /// Asks to admit a connection that the remote side opened.
@@ -159,9 +168,11 @@ impl Governor {
     /// idle blocks of each connection that it has not leased from since the call before, and what the
     /// limits by subnet no longer need. Call it about once a second. It locks each connection that keeps
     /// idle blocks for a moment. For ten seconds after a call connections may keep more than 16 idle
-    /// blocks of a size.
+    /// blocks of a size. With the feature `metrics` it publishes them too, if a recorder is installed.
     pub fn maintain(&self) {
         self.shared.maintain();
+        #[cfg(feature = "metrics")]
+        self.publish_metrics();
     }
 }
 
@@ -180,9 +191,17 @@ pub struct GovernorBuilder {
     zero_on_return: bool,
     fragmentation_bytes: Option<u64>,
     clock: Box<dyn Clock>,
+    name: Option<String>,
 }
 
 impl GovernorBuilder {
+    /// What metrics and reports call the governor, to tell it from others of the process. A number that
+    /// no other governor of the process was given, unless set.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// What each scope may use. Unlimited unless set.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -224,11 +243,13 @@ impl GovernorBuilder {
     /// If the size classes are not as [`size_classes`](Self::size_classes) says, or a class's name
     /// is too long.
     pub fn build(self) -> Result<Governor, ConfigError> {
-        let Self { limits, classes, zero_on_return, fragmentation_bytes, clock } = self;
+        static UNNAMED: AtomicU64 = AtomicU64::new(1);
+        let Self { limits, classes, zero_on_return, fragmentation_bytes, clock, name } = self;
         limits.validate()?;
         let bounds = Bounds::new(limits.mapped_memory(false), classes.len(), fragmentation_bytes);
         let arena = Arena::new(&classes, bounds, zero_on_return)?;
-        let shared = Arc::new(Shared::new(arena, limits, clock, fragmentation_bytes));
+        let name = name.unwrap_or_else(|| UNNAMED.fetch_add(1, Relaxed).to_string());
+        let shared = Arc::new(Shared::new(name, arena, limits, clock, fragmentation_bytes));
         Ok(Governor { shared })
     }
 }

@@ -9,6 +9,7 @@ mod admission;
 mod arena;
 mod clock;
 mod connection;
+mod counters;
 pub mod design;
 mod error;
 pub mod future;
@@ -24,6 +25,8 @@ mod lease;
 mod limit;
 mod limits;
 mod magazine;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod name;
 mod priority;
 mod ranges;

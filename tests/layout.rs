@@ -74,7 +74,7 @@ fn unsafe_lives_in_the_arena_and_the_lease() {
 fn imports_run_one_way() {
     let floors: [&[&str]; 18] = [
         &["sync", "limit", "clock", "priority", "ranges", "try_box"],
-        &["error", "request"],
+        &["error", "request", "counters"],
         &["name"],
         &["usage"],
         &["limits", "keyed"],
@@ -89,7 +89,7 @@ fn imports_run_one_way() {
         &["governed"],
         &["admission"],
         &["governor"],
-        &["io"],
+        &["io", "metrics"],
         &["lib", "design"],
     ];
     let floor = |module: &str| {

@@ -57,7 +57,7 @@ impl Connection {
         let Terms { kind, weight_bytes, source, site, .. } = terms;
         let Admitted { serial, parents, counted } = admitted;
         let mut ledger = Ledger::new(parents, kind, weight_bytes);
-        ledger.counted = counted;
+        ledger.marks.set_counted(counted);
         let remote = Remote::none();
         if let Some(source) = source
             && !remote.set(&source)
@@ -151,7 +151,7 @@ impl Connection {
         let trusted = from.partition == Partition::Allowlisted;
         let ip = self.ip(ledger).filter(|_| trusted);
         let address = ip
-            .filter(|_| !ledger.counted && ledger.kind.is_inbound())
+            .filter(|_| !ledger.marks.is_counted() && ledger.kind.is_inbound())
             .map(|ip| shared.tree.address(ip));
         let mut scopes = shared.tree.lock();
         let mut partition = from.partition;
@@ -175,7 +175,9 @@ impl Connection {
         }
         ledger.parents = to;
         leftovers.retired = Some(scopes.admit_visit(&visit));
-        ledger.counted |= visit.counts();
+        if visit.counts() {
+            ledger.marks.set_counted(true);
+        }
         Ok(())
     }
 }
@@ -217,7 +219,7 @@ impl Connection {
         let State { shared, ledger } = &mut **state;
         let shared = shared.as_deref().ok_or(Stop::Closed)?;
         let address = |ip| shared.tree.address(ip);
-        let from = self.ip(ledger).filter(|_| ledger.counted).map(address);
+        let from = self.ip(ledger).filter(|_| ledger.marks.is_counted()).map(address);
         let to = source.ip().filter(|_| ledger.kind.is_inbound()).map(address);
         let mut scopes = shared.tree.lock();
         let is_allowlisted = scopes.is_allowlisted(ledger.parents, source.ip());
@@ -234,7 +236,7 @@ impl Connection {
         }
         let Err(stop) = moved else {
             leftovers.retired = Some(scopes.admit_visit(&visit));
-            ledger.counted = visit.counts();
+            ledger.marks.set_counted(visit.counts());
             if let Some(from) = from {
                 scopes.subnets.leave(from);
             }

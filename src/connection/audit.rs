@@ -2,10 +2,12 @@
 
 use std::panic::Location;
 
+use super::marks::Walk;
 use super::state::{Ledger, Phase};
 use super::{Connection, Home, State};
+use crate::counters::Holdings;
 use crate::error::Closed;
-use crate::magazine::{Magazine, SlotRef};
+use crate::magazine::{Magazine, SlotRef, Slots};
 use crate::name::Source;
 use crate::report::ConnectionUsage;
 
@@ -14,10 +16,6 @@ pub(crate) struct Audit {
     pub(crate) usage: ConnectionUsage,
     pub(crate) source: Option<Source>,
     pub(crate) closed: bool,
-    pub(crate) gone: bool,
-    /// Leased and returned since the counts were last folded.
-    pub(crate) leased_bytes: u64,
-    pub(crate) returned_bytes: u64,
     pub(crate) orphans: Vec<OrphanNote>,
 }
 
@@ -39,16 +37,19 @@ impl Connection {
         }
     }
 
-    /// What a report says of the connection: its use, its orphans, and what it has leased and
-    /// returned since its counts were last folded.
-    pub(crate) fn audit(&self) -> Audit {
+    /// Adds what the connection holds to the sums of a walk, unless it came by already.
+    pub(super) fn add_to(&self, holdings: &mut Holdings, walk: Walk) {
+        let mut locked = self.lock();
+        if locked.ledger().marks.see(walk) {
+            self.add_holdings(locked.ledger(), holdings);
+        }
+    }
+
+    /// What a report says of the connection: its use and its orphans. Adds what it holds to the sums.
+    pub(crate) fn audit(&self, holdings: &mut Holdings) -> Audit {
         let locked = self.lock();
         let ledger = &locked.state.ledger;
-        let (mut leased_bytes, mut returned_bytes) = (0, 0);
-        self.for_each_magazine(ledger, |_, magazine, bytes| {
-            leased_bytes += magazine.word().leases() * bytes;
-            returned_bytes += magazine.word().returns() * bytes;
-        });
+        self.add_holdings(ledger, holdings);
         let orphans = match ledger.phase {
             Phase::Gone => self.outstanding_notes(&locked.state),
             Phase::Open | Phase::Closed => Vec::new(),
@@ -57,9 +58,6 @@ impl Connection {
             usage: self.usage_with_peer(&locked.state),
             source: self.source(ledger),
             closed: ledger.phase != Phase::Open,
-            gone: ledger.phase == Phase::Gone,
-            leased_bytes,
-            returned_bytes,
             orphans,
         }
     }
@@ -107,6 +105,33 @@ impl Connection {
         // A large lease that was returned is charged until it is unmapped.
         usage.leased_bytes += ledger.large_bytes() - large_out;
         usage
+    }
+
+    fn add_holdings(&self, ledger: &Ledger, holdings: &mut Holdings) {
+        holdings.reserved_bytes = holdings.reserved_bytes.saturating_add(ledger.reserved);
+        holdings.connections += u64::from(ledger.phase != Phase::Gone);
+        if ledger.keep.is_none() && ledger.phase == Phase::Open {
+            // It never leased anything.
+            return;
+        }
+        self.for_each_magazine(ledger, |home, magazine, block_bytes| {
+            let word = magazine.word();
+            let size = match home {
+                Home::First(class) => class,
+                Home::Extra(extra) => extra.kind(),
+            };
+            let bytes = |slots: Slots| u64::from(slots.len()) * block_bytes;
+            holdings.leased_bytes[size] += word.leases() * block_bytes;
+            holdings.returned_bytes[size] += word.returns() * block_bytes;
+            holdings.idle_bytes[size] += bytes(word.idle());
+            holdings.detached_bytes += bytes(word.detached());
+            holdings.pinned_leases += u64::from(word.pinned().len());
+            holdings.outstanding_bytes[size] += bytes(word.outstanding());
+            if ledger.phase == Phase::Gone {
+                holdings.orphaned_bytes += bytes(word.outstanding());
+                holdings.orphans += u64::from(word.outstanding().len());
+            }
+        });
     }
 
     /// Site and age of every block that is out. Its slab stays mapped while the state is locked.

@@ -42,11 +42,14 @@ impl Connection {
                 let streams = ledger.streams().map_or([0; 2], |s| [s.inbound, s.outbound]);
                 reclaimed.streams = streams.into_iter().map(u64::from).sum();
                 if ledger.stragglers > 0 {
+                    let revoked_bytes = reclaimed.leased_bytes;
                     self.take_forgotten(shared, ledger, &mut reclaimed);
+                    reclaimed.forgotten_bytes = reclaimed.leased_bytes - revoked_bytes;
                 }
             }
             if closes_now || ends_now {
                 self.leave_scopes(shared, ledger, &before, ends_now);
+                shared.count_reclaimed(&reclaimed);
             }
         }
         self.count_what_is_out(&locked.state.ledger, &mut reclaimed);
@@ -74,6 +77,7 @@ impl Connection {
             let bytes = self.block_bytes(class);
             reclaimed.cached_bytes += u64::from(before.idle().len()) * bytes;
             reclaimed.leased_bytes += u64::from(before.revocable().len()) * bytes;
+            reclaimed.revoked_leases += u64::from(before.revocable().len());
             for block in magazine.take_vacated(before.idle().union(before.revocable())) {
                 shared.arena.give(class, block);
                 ledger.memory -= bytes;
@@ -88,6 +92,7 @@ impl Connection {
             let bytes = self.extra_bytes(extra);
             reclaimed.cached_bytes += u64::from(before.idle().len()) * bytes;
             reclaimed.leased_bytes += u64::from(before.revocable().len()) * bytes;
+            reclaimed.revoked_leases += u64::from(before.revocable().len());
             // A large lease is unmapped after the lock, and charged until then.
             if !extra.is_large() {
                 let taken = before.idle().union(before.revocable());
@@ -150,6 +155,7 @@ impl Connection {
         let mut ended = *before;
         ended.sub(&left_behind);
         scopes.depart(ledger.parents, &ended, &left_behind);
+        scopes.ended.count(self.hot.age(self.admitted_tick), ledger.marks.peak_bucket());
         drop(scopes);
         ledger.phase = Phase::Gone;
         ledger.parents.class = None;

@@ -126,6 +126,7 @@ impl Connection {
         };
         if taken.is_some() {
             ledger.memory += request.usage.memory - request.idle_bytes;
+            ledger.marks.raise_peak(ledger.memory);
             if request.usage.cacheable > 0 {
                 self.start_caching(ledger, &mut scopes);
             }
@@ -215,9 +216,9 @@ impl Connection {
         ledger: &mut Ledger,
         scopes: &mut LockedScopes<'_>,
     ) {
-        if std::mem::take(&mut ledger.counted)
-            && let Some(from) = self.ip(ledger)
-        {
+        let was_counted = ledger.marks.is_counted();
+        ledger.marks.set_counted(false);
+        if was_counted && let Some(from) = self.ip(ledger) {
             scopes.subnets.leave(shared.tree.address(from));
         }
     }

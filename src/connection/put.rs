@@ -42,6 +42,9 @@ impl Connection {
     #[inline(never)]
     pub(crate) fn reclaim_unpinned(&self, home: Home<'_>, slot: usize) -> Leftovers {
         let mut locked = self.lock();
+        if let Some(shared) = locked.state.shared.as_deref() {
+            shared.folded.lock().revoked_leases += 1;
+        }
         self.take_back(&mut locked, home, slot);
         self.wind_up(&mut locked);
         self.unlock(locked)
@@ -329,13 +332,11 @@ impl Connection {
     pub(super) fn fold(&self, locked: &mut Locked<'_>) {
         let State { shared, ledger } = &mut *locked.state;
         let Some(shared) = shared.as_deref() else { return };
-        let (mut leased, mut returned) = (0, 0);
         for (class, magazine) in self.first_magazines() {
             let (leases, returns) = magazine.fold();
-            leased += leases * self.block_bytes(class);
-            returned += returns * self.block_bytes(class);
+            let bytes = self.block_bytes(class);
+            shared.count(class, leases * bytes, returns * bytes);
         }
-        shared.count(leased, returned);
         for extra in ledger.depot().into_iter().flat_map(|depot| depot.iter()) {
             self.fold_extra(Some(shared), extra);
         }
@@ -345,7 +346,7 @@ impl Connection {
         let bytes = self.extra_bytes(extra);
         let (leases, returns) = extra.magazine().fold();
         if let Some(shared) = shared {
-            shared.count(leases * bytes, returns * bytes);
+            shared.count(extra.kind(), leases * bytes, returns * bytes);
         }
     }
 

@@ -6,6 +6,7 @@ use hashbrown::HashTable;
 
 use super::account::StreamAccount;
 use super::depot::Depot;
+use super::marks::Marks;
 use super::wakers::Wakers;
 use super::{Connection, Shared};
 use crate::keyed::{shrink, spread};
@@ -35,8 +36,7 @@ pub(super) struct State {
 pub(super) struct Ledger {
     pub(super) phase: Phase,
     pub(super) kind: ConnectionKind,
-    /// Whether its address counts it.
-    pub(super) counted: bool,
+    pub(super) marks: Marks,
     /// Whether the scopes above list it as one that may keep idle blocks.
     pub(super) caching: bool,
     /// Leases that were out when the connection closed and have not dropped since.
@@ -96,10 +96,12 @@ pub(super) struct StreamClass {
 impl Ledger {
     /// Of a connection that has just been admitted, with this many bytes reserved.
     pub(super) fn new(parents: Parents, kind: ConnectionKind, reserved: u64) -> Self {
+        let mut marks = Marks::default();
+        marks.raise_peak(reserved);
         Self {
             phase: Phase::Open,
             kind,
-            counted: false,
+            marks,
             caching: false,
             stragglers: 0,
             memory: reserved,

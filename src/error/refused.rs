@@ -50,6 +50,25 @@ impl Scope {
         Self::Stream,
         Self::Arena,
     ];
+
+    /// As limits files, reports and metrics name them, in the order of [`ALL`](Self::ALL).
+    pub(crate) const LABELS: [&str; Self::ALL.len()] = [
+        "system",
+        "transient",
+        "allowlisted_system",
+        "allowlisted_transient",
+        "subnet",
+        "peer",
+        "class",
+        "class_peer",
+        "connection",
+        "stream",
+        "arena",
+    ];
+
+    pub(crate) fn label(self) -> &'static str {
+        Self::LABELS[self as usize]
+    }
 }
 
 impl fmt::Display for Scope {
@@ -103,6 +122,22 @@ impl Resource {
         Self::StreamsOutbound,
         Self::Fds,
     ];
+
+    /// As limits files, reports and metrics name them, in the order of [`ALL`](Self::ALL).
+    pub(crate) const LABELS: [&str; Self::ALL.len()] = [
+        "memory",
+        "connections",
+        "connections_inbound",
+        "connections_outbound",
+        "streams",
+        "streams_inbound",
+        "streams_outbound",
+        "fds",
+    ];
+
+    pub(crate) fn label(self) -> &'static str {
+        Self::LABELS[self as usize]
+    }
 }
 
 impl fmt::Display for Resource {
@@ -136,6 +171,16 @@ pub enum Reason {
 
 impl Reason {
     pub(crate) const ALL: [Self; 4] = [Self::Limit, Self::Blocked, Self::Rate, Self::OutOfMemory];
+
+    /// As reports and metrics name it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Reason::Limit => "limit",
+            Reason::Blocked => "blocked",
+            Reason::Rate => "rate",
+            Reason::OutOfMemory => "out_of_memory",
+        }
+    }
 }
 
 /// A request that was refused, with the numbers at the instant of the refusal.

@@ -6,6 +6,7 @@
 use super::nodes::Nodes;
 use super::table::PARTS;
 use super::{Member, Partition, Refusals, ScopeRef, Tree};
+use crate::counters::Ended;
 use crate::error::Scope;
 use crate::name::PeerKey;
 use crate::report::ScopeRow;
@@ -16,14 +17,15 @@ pub(crate) struct TreeCounters {
     pub(crate) refusals: Refusals,
     pub(crate) observed: Refusals,
     pub(crate) admitted: u64,
+    pub(crate) ended: Ended,
     /// What is allocated behind the limits by address.
     pub(crate) subnet_bytes: usize,
 }
 
 impl<M: Member> Tree<M> {
-    /// Every scope: those that always exist first.
-    pub(crate) fn rows(&self) -> Vec<ScopeRow> {
-        let mut rows = Vec::new();
+    /// The scopes that always exist.
+    pub(crate) fn fixed_rows(&self) -> Vec<ScopeRow> {
+        let mut rows = Vec::with_capacity(4);
         let partitions = [Partition::Ordinary, Partition::Allowlisted];
         let fixed = partitions.map(|of| [ScopeRef::System(of), ScopeRef::Transient(of)]);
         for at in fixed.into_iter().flatten() {
@@ -35,6 +37,12 @@ impl<M: Member> Tree<M> {
                 rows.push(ScopeRow { scope: at.scope(), class: None, peer: None, usage, limits });
             }
         }
+        rows
+    }
+
+    /// Every scope: those that always exist first.
+    pub(crate) fn rows(&self) -> Vec<ScopeRow> {
+        let mut rows = self.fixed_rows();
         for part in 0..PARTS {
             // Room for the rows is made without the lock.
             let expected = self.lock().nodes.part_len(part);
@@ -51,6 +59,7 @@ impl<M: Member> Tree<M> {
             refusals: scopes.refusals.clone(),
             observed: scopes.observed.clone(),
             admitted: scopes.admitted,
+            ended: scopes.ended,
             subnet_bytes: scopes.subnets.memory_bytes(),
         }
     }

@@ -8,6 +8,7 @@ use super::members::{Member, Members, OwnIdle};
 use super::node::Ancestor;
 use super::nodes::Nodes;
 use super::{Named, Parents, Partition, Refusals, ScopeRef, Standing};
+use crate::counters::Ended;
 use crate::error::{Refused, Scope};
 use crate::subnet::{Retired, Subnets, Visit};
 use crate::try_box::OutOfMemory;
@@ -23,6 +24,8 @@ pub(crate) struct Scopes<M> {
     pub(super) observed: Refusals,
     /// Connections admitted ever, and so the serial number of the last.
     pub(super) admitted: u64,
+    /// Connections that ended.
+    pub(crate) ended: Ended,
     /// Streams opened ever, and so the key of the last.
     streams_opened: u64,
 }
@@ -83,6 +86,7 @@ impl<M: Member> Scopes<M> {
             refusals: Refusals::default(),
             observed: Refusals::default(),
             admitted: 0,
+            ended: Ended::default(),
             streams_opened: 0,
         }
     }

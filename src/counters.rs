@@ -1,0 +1,111 @@
+//! What is counted for ever, and what is added up in one walk over the connections.
+//!
+//! Leases and returns count in their magazine's own word; everything here is added where a connection's
+//! lock is held anyway, or at its close. So no lease writes a line that others write.
+
+use std::time::Duration;
+
+use crate::ranges::MAX_SIZE_CLASSES;
+
+/// One figure for each size class, and one for large leases, which have mappings of their own.
+pub(crate) type BySize = [u64; MAX_SIZE_CLASSES + 1];
+
+/// Of a [`BySize`], the figure of large leases.
+pub(crate) const LARGE: usize = MAX_SIZE_CLASSES;
+
+/// Counters that only rise.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) leased_bytes: BySize,
+    pub(crate) returned_bytes: BySize,
+    /// Owned leases that a close took from their holders.
+    pub(crate) revoked_leases: u64,
+    /// Borrowed leases that were forgotten and that the guard's end took back.
+    pub(crate) leaked_bytes: u64,
+}
+
+/// Connections that ended: by age, and by the most memory that they had at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ended {
+    pub(crate) by_seconds: [u64; SECONDS_BUCKETS.len() + 1],
+    pub(crate) by_peak: [u64; PEAK_BYTES_BUCKETS.len() + 1],
+}
+
+impl Ended {
+    pub(crate) fn count(&mut self, age: Duration, peak_bucket: usize) {
+        let seconds = age.as_secs_f64();
+        self.by_seconds[SECONDS_BUCKETS.partition_point(|bound| *bound < seconds)] += 1;
+        self.by_peak[peak_bucket] += 1;
+    }
+
+    /// What was counted since `before`, which becomes this.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn since(&self, before: &mut Self) -> Self {
+        fn less<const N: usize>(all: &[u64; N], before: &mut [u64; N]) -> [u64; N] {
+            std::array::from_fn(|nth| {
+                // Another thread may have published what is later than this.
+                let new = all[nth].saturating_sub(before[nth]);
+                before[nth] += new;
+                new
+            })
+        }
+        Self {
+            by_seconds: less(&self.by_seconds, &mut before.by_seconds),
+            by_peak: less(&self.by_peak, &mut before.by_peak),
+        }
+    }
+}
+
+/// What connections hold, added up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Holdings {
+    /// Leased and returned since each connection's counts were last folded.
+    pub(crate) leased_bytes: BySize,
+    pub(crate) returned_bytes: BySize,
+    pub(crate) outstanding_bytes: BySize,
+    pub(crate) idle_bytes: BySize,
+    pub(crate) detached_bytes: u64,
+    pub(crate) reserved_bytes: u64,
+    pub(crate) pinned_leases: u64,
+    /// Of what is outstanding, what outlives its connection's guard.
+    pub(crate) orphaned_bytes: u64,
+    pub(crate) orphans: u64,
+    /// Connections whose guard is alive.
+    pub(crate) connections: u64,
+}
+
+/// The upper bounds of the buckets in which ages of connections are counted, in seconds.
+pub const SECONDS_BUCKETS: [f64; 12] =
+    [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 86400.0];
+
+/// The upper bounds of the buckets in which the most memory of connections is counted, in bytes.
+pub const PEAK_BYTES_BUCKETS: [f64; 10] = {
+    let mut bounds = [1024.0; 10];
+    let mut nth = 1;
+    while nth < bounds.len() {
+        bounds[nth] = bounds[nth - 1] * 4.0;
+        nth += 1;
+    }
+    bounds
+};
+
+/// The bucket of so much memory.
+#[inline]
+pub(crate) fn peak_bucket(bytes: u64) -> usize {
+    let bits = u64::BITS - bytes.saturating_sub(1).leading_zeros();
+    (bits.saturating_sub(9) as usize / 2).min(PEAK_BYTES_BUCKETS.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_lies_in_the_first_bucket_that_it_does_not_exceed() {
+        for bytes in (0..40).flat_map(|bit| [(1_u64 << bit) - 1, 1 << bit, (1 << bit) + 1]) {
+            let sought = PEAK_BYTES_BUCKETS.partition_point(|bound| *bound < bytes as f64);
+            assert_eq!(peak_bucket(bytes), sought, "{bytes}");
+        }
+        assert_eq!(peak_bucket(u64::MAX), PEAK_BYTES_BUCKETS.len());
+    }
+}
