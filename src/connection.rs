@@ -50,7 +50,7 @@ use crate::sync::unmodelled::{AtomicU32, Relaxed};
 use crate::sync::{Arc, Mutex};
 use crate::usage::ConnectionKind;
 pub(crate) use account::StreamAccount;
-pub(crate) use audit::Audit;
+pub(crate) use audit::{Audit, Holder};
 pub(crate) use close::Closer;
 pub(crate) use lease::{Ask, Granted, Memory};
 use remote::Remote;

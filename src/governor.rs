@@ -2,6 +2,7 @@
 
 #[cfg(feature = "metrics")]
 mod metrics;
+mod report;
 mod snapshot;
 
 use std::fmt;

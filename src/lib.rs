@@ -37,6 +37,7 @@ mod reservation;
 mod scope;
 mod stream;
 mod subnet;
+mod summary;
 #[cfg_attr(leasehold_loom, allow(unsafe_code, reason = "loom's cells are reached by pointer"))]
 mod sync;
 mod try_box;
@@ -71,6 +72,10 @@ pub use report::{
 pub use request::Request;
 pub use reservation::Reservation;
 pub use stream::StreamGuard;
+pub use summary::{
+    Bottleneck, Group, MemoryUse, Names, NotQuiescent, Report, ReportOptions, ReportedConnection,
+    ScopeUse, Site,
+};
 pub use usage::Usage;
 
 #[cfg(all(feature = "__holds", not(leasehold_loom)))]

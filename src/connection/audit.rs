@@ -3,24 +3,27 @@
 use std::panic::Location;
 
 use super::marks::Walk;
-use super::state::{Ledger, Phase};
+use super::state::{Ledger, Opened, Phase, Streams};
 use super::{Connection, Home, State};
 use crate::counters::Holdings;
 use crate::error::Closed;
 use crate::magazine::{Magazine, SlotRef, Slots};
 use crate::name::Source;
-use crate::report::ConnectionUsage;
+use crate::report::{ConnectionUsage, HolderKind};
 
 /// What a report says of one connection.
 pub(crate) struct Audit {
     pub(crate) usage: ConnectionUsage,
     pub(crate) source: Option<Source>,
     pub(crate) closed: bool,
-    pub(crate) orphans: Vec<OrphanNote>,
+    pub(crate) orphans: Vec<Holder>,
 }
 
-/// A block that outlives its connection's guard.
-pub(crate) struct OrphanNote {
+/// What keeps something of a connection.
+pub(crate) struct Holder {
+    pub(crate) kind: HolderKind,
+    /// Whether it outlives the connection's guard.
+    pub(crate) orphaned: bool,
     pub(crate) site: &'static Location<'static>,
     pub(crate) tick: u32,
     pub(crate) bytes: u64,
@@ -51,7 +54,11 @@ impl Connection {
         let ledger = &locked.state.ledger;
         self.add_holdings(ledger, holdings);
         let orphans = match ledger.phase {
-            Phase::Gone => self.outstanding_notes(&locked.state),
+            Phase::Gone => {
+                let mut orphans = Vec::new();
+                self.for_each_block(&locked.state, |holder| orphans.push(holder));
+                orphans
+            }
             Phase::Open | Phase::Closed => Vec::new(),
         };
         Audit {
@@ -134,17 +141,49 @@ impl Connection {
         });
     }
 
-    /// Site and age of every block that is out. Its slab stays mapped while the state is locked.
-    fn outstanding_notes(&self, state: &State) -> Vec<OrphanNote> {
-        let mut notes = Vec::new();
+    /// Visits all that keeps something of the connection, unless the walk came by already: its guard,
+    /// to which its reservations count, its streams, and what has its blocks.
+    pub(crate) fn for_each_holder(&self, walk: Walk, mut visit: impl FnMut(Holder)) {
+        let mut locked = self.lock();
+        if !locked.ledger().marks.see(walk) {
+            return;
+        }
+        let ledger = &locked.state.ledger;
+        if ledger.phase != Phase::Gone {
+            visit(Holder {
+                kind: HolderKind::Connection,
+                orphaned: false,
+                site: self.site,
+                tick: self.admitted_tick,
+                bytes: ledger.reserved,
+            });
+            for stream in ledger.streams().into_iter().flat_map(Streams::iter_open) {
+                let Opened { site, tick } = stream.opened;
+                let kind = HolderKind::Stream;
+                visit(Holder { kind, orphaned: false, site, tick, bytes: 0 });
+            }
+        }
+        self.for_each_block(&locked.state, visit);
+    }
+
+    /// Visits what has a block. Its slab stays mapped while the state is locked.
+    fn for_each_block(&self, state: &State, mut visit: impl FnMut(Holder)) {
+        let orphaned = state.ledger.phase == Phase::Gone;
         self.for_each_magazine(&state.ledger, |home, magazine, bytes| {
-            for slot in magazine.word().outstanding() {
-                if let Some((site, tick)) = self.note(state, home, slot) {
-                    notes.push(OrphanNote { site, tick, bytes });
+            let word = magazine.word();
+            for (kind, slots) in [
+                (HolderKind::Borrowed, word.borrowed()),
+                (HolderKind::Owned, word.revocable()),
+                (HolderKind::Pinned, word.pinned()),
+                (HolderKind::Detached, word.detached()),
+            ] {
+                for slot in slots {
+                    if let Some((site, tick)) = self.note(state, home, slot) {
+                        visit(Holder { kind, orphaned, site, tick, bytes });
+                    }
                 }
             }
         });
-        notes
     }
 
     fn note(

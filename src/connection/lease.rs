@@ -119,6 +119,12 @@ impl Connection {
         attempts.block = brought;
         let block = charged?.ok_or(Stop::Map(class))?;
         let State { shared, ledger } = &mut *locked.state;
+        if ask.hold == Hold::Owned
+            && let Some(shared) = shared.as_deref()
+        {
+            // It may be kept without ever being pinned, which is when it would note this itself.
+            shared.arena.set_note(class, &block, ask.site, self.hot.tick());
+        }
         if let Some(vacant) = first.vacant_slot() {
             first.install(vacant, block, ask.hold, !ledger.caching);
             let memory = Memory::Block { class, number: first.number(vacant) };

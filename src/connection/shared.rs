@@ -57,7 +57,7 @@ pub(crate) struct Hot {
     /// The way to a block that is out.
     pub(crate) lookup: Lookup,
     /// Of names that a remote peer can choose.
-    pub(super) hasher: KeyedHasher,
+    pub(crate) hasher: KeyedHasher,
     /// Whether blocks are overwritten with zeroes as they come back.
     pub(crate) zero_on_return: bool,
 }
@@ -225,13 +225,18 @@ impl Shared {
     /// Adds up what all connections hold, one after another, and what was ever counted. Needs the same
     /// memory however many there are.
     pub(crate) fn add_up(&self) -> (Counters, Holdings) {
-        let mut walk = self.walk.lock();
-        *walk = walk.next();
         let folded = *self.folded.lock();
         let mut holdings = Holdings::default();
-        self.registry.for_each(|connection| connection.add_to(&mut holdings, *walk));
-        drop(walk);
+        self.walk(|connection, walk| connection.add_to(&mut holdings, walk));
         (self.total(folded, &holdings), holdings)
+    }
+
+    /// Visits every connection. One that moves in the registry meanwhile may be visited twice, and
+    /// sees that it is the same walk.
+    pub(crate) fn walk(&self, mut visit: impl FnMut(&Connection, Walk)) {
+        let mut walk = self.walk.lock();
+        *walk = walk.next();
+        self.registry.for_each(|connection| visit(connection, *walk));
     }
 
     /// The ends of connections that were not published yet, of all that were counted.

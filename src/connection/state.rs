@@ -1,5 +1,6 @@
 //! What a connection is charged for, and all else that its mutex guards.
 
+use std::panic::Location;
 use std::task::Waker;
 
 use hashbrown::HashTable;
@@ -78,12 +79,20 @@ pub(super) struct Streams {
 pub(super) struct Stream {
     pub(super) account: Arc<StreamAccount>,
     pub(super) direction: Direction,
+    pub(super) opened: Opened,
     /// Whether its guard is alive, and counts.
     pub(super) open: bool,
     /// Whether it was told which class it belongs to.
     pub(super) bound: bool,
     /// That class, if it is not the connection's.
     pub(super) class: Option<StreamClass>,
+}
+
+/// Where a stream was opened, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Opened {
+    pub(super) site: &'static Location<'static>,
+    pub(super) tick: u32,
 }
 
 /// What a stream is charged for to a class of its own.
@@ -222,10 +231,21 @@ impl Streams {
     }
 
     /// Enters a stream, for which there is room, and counts it.
-    pub(super) fn open(&mut self, key: u64, direction: Direction) -> Arc<StreamAccount> {
+    pub(super) fn open(
+        &mut self,
+        key: u64,
+        direction: Direction,
+        opened: Opened,
+    ) -> Arc<StreamAccount> {
         let account = Arc::new(StreamAccount::new(key));
-        let stream =
-            Stream { account: account.clone(), direction, open: true, bound: false, class: None };
+        let stream = Stream {
+            account: account.clone(),
+            direction,
+            opened,
+            open: true,
+            bound: false,
+            class: None,
+        };
         self.by_key.insert_unique(spread(key), stream, hash);
         *self.count_mut(direction) += 1;
         account
@@ -240,6 +260,11 @@ impl Streams {
 
     pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Stream> {
         self.by_key.find_mut(spread(key), |stream| stream.account.key() == key)
+    }
+
+    /// Those whose guard is alive.
+    pub(super) fn iter_open(&self) -> impl Iterator<Item = &Stream> {
+        self.by_key.iter().filter(|stream| stream.open)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream> {

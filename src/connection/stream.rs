@@ -6,7 +6,7 @@ use super::account::StreamAccount;
 use super::attempt::Stop;
 use super::lease::{Ask, OnStream};
 use super::locked::Locked;
-use super::state::{Phase, StreamClass};
+use super::state::{Opened, Phase, StreamClass};
 use super::{Connection, State};
 use crate::error::{BindError, LeaseError};
 use crate::magazine::Hold;
@@ -63,7 +63,9 @@ impl Connection {
     pub(crate) fn open_stream(
         &self,
         direction: Direction,
+        site: &'static Location<'static>,
     ) -> Result<Arc<StreamAccount>, LeaseError> {
+        let opened = Opened { site, tick: self.hot.tick() };
         self.attempt_and_count(|attempts| {
             let mut locked = self.lock_open()?;
             locked.ledger().streams_or_new()?.reserve()?;
@@ -74,7 +76,7 @@ impl Connection {
                 Some(shared) => shared.tree.lock().next_stream(),
                 None => return Err(Stop::Closed),
             };
-            Ok(locked.ledger().streams_or_new()?.open(key, direction))
+            Ok(locked.ledger().streams_or_new()?.open(key, direction, opened))
         })
     }
 

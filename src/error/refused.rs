@@ -183,6 +183,25 @@ impl Reason {
     }
 }
 
+#[cfg(feature = "serde")]
+mod serialize {
+    use serde::{Serialize, Serializer};
+
+    use super::{Reason, Resource, Scope};
+
+    macro_rules! by_label {
+        ($($labelled:ty),+) => {$(
+            impl Serialize for $labelled {
+                fn serialize<S: Serializer>(&self, format: S) -> Result<S::Ok, S::Error> {
+                    format.serialize_str(self.label())
+                }
+            }
+        )+};
+    }
+
+    by_label!(Scope, Resource, Reason);
+}
+
 /// A request that was refused, with the numbers at the instant of the refusal.
 ///
 /// Nothing stays charged anywhere in the tree for a refused request.
