@@ -1,4 +1,4 @@
-// The page in a real browser: on a phone and on a desk, light and dark, with the keyboard alone, and
+// The page in a real browser: on a phone, a tablet and a desk, light and dark, with the keyboard alone, and
 // through a restart of the server.
 //
 //     node page.mjs [FOLDER for screenshots]
@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 import { freePort, start, until } from './server.mjs';
 
-const SIZES = { phone: { width: 360, height: 740 }, desk: { width: 1280, height: 900 } };
+const SIZES = { phone: { width: 360, height: 740 }, tablet: { width: 740, height: 1000 }, desk: { width: 1280, height: 900 } };
 const folder = process.argv[2] ?? mkdtempSync(join(tmpdir(), 'observatory-'));
 const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
@@ -106,7 +106,7 @@ async function assertEqual(page, report) {
 
   const b = value => ({ value, text: bytes(value) }), n = value => ({ value, text: count(value) });
   const t = text => ({ text: text ?? '–' }), words = text => t(text.replaceAll('_', ' '));
-  const orphan = row => t(row.orphaned ? 'orphan' : '');
+  const orphan = row => t(row.orphaned ? 'orphan' : 'in use');
   const age = 'age';
   const group = row => [t(row.name), b(row.bytes), n(row.connections), n(row.streams)];
   const connection = row => [t(`#${row.id}`), t(row.peer), t(row.remote), b(row.bytes), n(row.streams), age,
@@ -149,7 +149,7 @@ async function assertFits(page) {
 async function assertKeyboard(page) {
   await page.evaluate(() => { document.activeElement.blur(); window.scrollTo(0, 0); });
   const wanted = await page.evaluate(() =>
-    [...document.querySelectorAll('a, button, summary, .scroll')].map((element, index) => (element.dataset.tab = index)));
+    [...document.querySelectorAll('a, button, summary, .scroll[tabindex]')].map((element, index) => (element.dataset.tab = index)));
   const reached = new Set();
   for (let step = 0; step < wanted.length + 3; step++) {
     await page.keyboard.press('Tab');
@@ -218,13 +218,17 @@ try {
       await assertContrast(page);
       assert.equal(await page.evaluate(() => document.querySelectorAll('main img').length), 0);
       await page.screenshot({ path: join(folder, `${size}-${colorScheme}.png`), fullPage: true });
+      for (const [part, top] of [['top', 0], ['middle', 1600], ['lower', 2400]]) {
+        await page.evaluate(y => window.scrollTo(0, y), top);
+        await page.screenshot({ path: join(folder, `${size}-${colorScheme}-${part}.png`) });
+      }
       thaw();
       await assertKeyboard(page);
 
       feed.isDown = true;
       await server.stop();
       await until('the page says that the server is gone',
-        async () => /^The server has not answered since/.test(await page.textContent('#state')));
+        async () => /^No report from the server since/.test(await page.textContent('#state')));
       await page.screenshot({ path: join(folder, `${size}-${colorScheme}-lost.png`) });
       server = await start(port, '--leak', 'detached-bytes');
       await until('the page is live again', async () => /^Live again/.test(await page.textContent('#state')));

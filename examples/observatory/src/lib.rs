@@ -114,7 +114,7 @@ fn govern(options: &Options) -> io::Result<Governor> {
         // A limit that is being tried out: it is counted how often it would have refused.
         .class_peer("bulk", ScopeLimits::unlimited().memory(192 << 10))
         .observe(Observe::none().scope(Scope::ClassPeer));
-    Governor::builder().name("observatory").limits(limits).build().map_err(io::Error::other)
+    Governor::builder().name("echo").limits(limits).build().map_err(io::Error::other)
 }
 
 async fn maintain(governor: Governor) {
