@@ -68,6 +68,8 @@ impl Governor {
             fragmentation_bytes: None,
             clock: Box::new(SystemClock::default()),
             name: None,
+            #[cfg(feature = "testing")]
+            faults: crate::testing::Faults::default(),
         }
     }
 
@@ -193,9 +195,18 @@ pub struct GovernorBuilder {
     fragmentation_bytes: Option<u64>,
     clock: Box<dyn Clock>,
     name: Option<String>,
+    #[cfg(feature = "testing")]
+    faults: crate::testing::Faults,
 }
 
 impl GovernorBuilder {
+    /// Faults on purpose, for tests. None unless set.
+    #[cfg(feature = "testing")]
+    pub fn faults(mut self, faults: crate::testing::Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
     /// What metrics and reports call the governor, to tell it from others of the process. A number that
     /// no other governor of the process was given, unless set.
     pub fn name(mut self, name: impl Into<String>) -> Self {
@@ -245,13 +256,15 @@ impl GovernorBuilder {
     /// is too long.
     pub fn build(self) -> Result<Governor, ConfigError> {
         static UNNAMED: AtomicU64 = AtomicU64::new(1);
-        let Self { limits, classes, zero_on_return, fragmentation_bytes, clock, name } = self;
+        let Self { limits, classes, zero_on_return, fragmentation_bytes, clock, name, .. } = self;
         limits.validate()?;
         let bounds = Bounds::new(limits.mapped_memory(false), classes.len(), fragmentation_bytes);
         let arena = Arena::new(&classes, bounds, zero_on_return)?;
         let name = name.unwrap_or_else(|| UNNAMED.fetch_add(1, Relaxed).to_string());
-        let shared = Arc::new(Shared::new(name, arena, limits, clock, fragmentation_bytes));
-        Ok(Governor { shared })
+        let shared = Shared::new(name, arena, limits, clock, fragmentation_bytes);
+        #[cfg(feature = "testing")]
+        let shared = shared.with_faults(self.faults);
+        Ok(Governor { shared: Arc::new(shared) })
     }
 }
 

@@ -36,6 +36,8 @@ impl Connection {
             shared.tree.lock().count_refusal(&refused);
             AdmitError::from(refused)
         };
+        #[cfg(feature = "testing")]
+        shared.faults.admission().map_err(refuse)?;
         let admitted = Attempts::default().run(
             || Some(shared.clone()),
             |attempts| attempt_admit(shared, &terms, peer, class, now, attempts),

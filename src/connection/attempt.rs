@@ -218,6 +218,10 @@ impl Connection {
         &self,
         attempt: impl FnMut(&mut Attempts) -> Result<T, Stop>,
     ) -> Result<T, Stop> {
+        #[cfg(feature = "testing")]
+        if let Some(shared) = self.lock().state.shared.as_deref() {
+            shared.faults.request()?;
+        }
         let mut attempts = Attempts::default();
         let done = attempts.run(|| self.lock().state.shared.clone(), attempt);
         if done.is_err() || attempts.has_flushed.get() {

@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     /// Ends of connections that were published.
     #[cfg(feature = "metrics")]
     published: Mutex<Ended>,
+    #[cfg(feature = "testing")]
+    pub(super) faults: crate::testing::Faults,
 }
 
 /// What every lease reads and next to nothing writes. It is small, and outlives the governor with the
@@ -129,7 +131,15 @@ impl Shared {
             walk: Mutex::new(Walk::FIRST),
             #[cfg(feature = "metrics")]
             published: Mutex::default(),
+            #[cfg(feature = "testing")]
+            faults: crate::testing::Faults::default(),
         }
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn with_faults(self, faults: crate::testing::Faults) -> Self {
+        self.tree.lock().bars_idle = faults.are_any();
+        Self { faults, ..self }
     }
 
     pub(crate) fn set_limits(&self, limits: Limits) {
