@@ -68,6 +68,8 @@ impl Governor {
             fragmentation_bytes: None,
             clock: Box::new(SystemClock::default()),
             name: None,
+            #[cfg(feature = "tracing")]
+            old_orphans: std::time::Duration::from_secs(60),
             #[cfg(feature = "testing")]
             faults: crate::testing::Faults::default(),
         }
@@ -195,11 +197,21 @@ pub struct GovernorBuilder {
     fragmentation_bytes: Option<u64>,
     clock: Box<dyn Clock>,
     name: Option<String>,
+    #[cfg(feature = "tracing")]
+    old_orphans: std::time::Duration,
     #[cfg(feature = "testing")]
     faults: crate::testing::Faults,
 }
 
 impl GovernorBuilder {
+    /// From which age on [`maintain`](Governor::maintain) tells `tracing` of a lease that outlives its
+    /// connection's guard. A minute unless set.
+    #[cfg(feature = "tracing")]
+    pub fn warn_of_orphans_older_than(mut self, age: std::time::Duration) -> Self {
+        self.old_orphans = age;
+        self
+    }
+
     /// Faults on purpose, for tests. None unless set.
     #[cfg(feature = "testing")]
     pub fn faults(mut self, faults: crate::testing::Faults) -> Self {
@@ -262,6 +274,8 @@ impl GovernorBuilder {
         let arena = Arena::new(&classes, bounds, zero_on_return)?;
         let name = name.unwrap_or_else(|| UNNAMED.fetch_add(1, Relaxed).to_string());
         let shared = Shared::new(name, arena, limits, clock, fragmentation_bytes);
+        #[cfg(feature = "tracing")]
+        let shared = shared.with_old_orphans(self.old_orphans);
         #[cfg(feature = "testing")]
         let shared = shared.with_faults(self.faults);
         Ok(Governor { shared: Arc::new(shared) })

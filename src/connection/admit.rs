@@ -33,7 +33,7 @@ impl Connection {
         let class = terms.class.map(|name| Named::class(name, &shared.hot.hasher)).transpose()?;
         let now = shared.read_clock();
         let refuse = |refused: Refused| {
-            shared.tree.lock().count_refusal(&refused);
+            shared.count_refusal(&refused);
             AdmitError::from(refused)
         };
         #[cfg(feature = "testing")]

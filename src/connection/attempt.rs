@@ -249,8 +249,9 @@ impl Connection {
     /// Counts a refusal that reaches the caller.
     #[cold]
     pub(crate) fn count_refusal(&self, refused: &Refused) {
-        if let Some(shared) = self.lock().state.shared.as_deref() {
-            shared.tree.lock().count_refusal(refused);
+        let shared = self.lock().state.shared.clone();
+        if let Some(shared) = shared {
+            shared.count_refusal(refused);
         }
     }
 }

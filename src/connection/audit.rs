@@ -54,11 +54,7 @@ impl Connection {
         let ledger = &locked.state.ledger;
         self.add_holdings(ledger, holdings);
         let orphans = match ledger.phase {
-            Phase::Gone => {
-                let mut orphans = Vec::new();
-                self.for_each_block(&locked.state, |holder| orphans.push(holder));
-                orphans
-            }
+            Phase::Gone => self.blocks(&locked.state),
             Phase::Open | Phase::Closed => Vec::new(),
         };
         Audit {
@@ -164,6 +160,22 @@ impl Connection {
             }
         }
         self.for_each_block(&locked.state, visit);
+    }
+
+    /// What still has blocks, if anything does.
+    #[cfg(feature = "tracing")]
+    pub(super) fn orphans(
+        &self,
+        state: &State,
+    ) -> Option<(crate::sync::Arc<super::Shared>, Vec<Holder>)> {
+        let shared = state.shared.clone().filter(|_| state.ledger.stragglers > 0)?;
+        Some((shared, self.blocks(state)))
+    }
+
+    fn blocks(&self, state: &State) -> Vec<Holder> {
+        let mut holders = Vec::new();
+        self.for_each_block(state, |holder| holders.push(holder));
+        holders
     }
 
     /// Visits what has a block. Its slab stays mapped while the state is locked.

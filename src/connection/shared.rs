@@ -11,6 +11,7 @@ use crate::clock::Clock;
 #[cfg(feature = "metrics")]
 use crate::counters::Ended;
 use crate::counters::{BySize, Counters, Holdings};
+use crate::error::Refused;
 use crate::keyed::KeyedHasher;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::PeerKey;
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     /// Ends of connections that were published.
     #[cfg(feature = "metrics")]
     published: Mutex<Ended>,
+    #[cfg(feature = "tracing")]
+    pub(super) events: super::events::Events,
     #[cfg(feature = "testing")]
     pub(super) faults: crate::testing::Faults,
 }
@@ -131,6 +134,8 @@ impl Shared {
             walk: Mutex::new(Walk::FIRST),
             #[cfg(feature = "metrics")]
             published: Mutex::default(),
+            #[cfg(feature = "tracing")]
+            events: super::events::Events::new(Duration::from_secs(60)),
             #[cfg(feature = "testing")]
             faults: crate::testing::Faults::default(),
         }
@@ -140,6 +145,11 @@ impl Shared {
     pub(crate) fn with_faults(self, faults: crate::testing::Faults) -> Self {
         self.tree.lock().bars_idle = faults.are_any();
         Self { faults, ..self }
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(crate) fn with_old_orphans(self, age: Duration) -> Self {
+        Self { events: super::events::Events::new(age), ..self }
     }
 
     pub(crate) fn set_limits(&self, limits: Limits) {
@@ -201,6 +211,15 @@ impl Shared {
             self.arena.settle();
         }
         self.tree.maintain(now);
+        #[cfg(feature = "tracing")]
+        self.tell_old_orphans();
+    }
+
+    /// Counts a refusal that reaches the caller. Call with no lock held.
+    pub(super) fn count_refusal(&self, refused: &Refused) {
+        self.tree.lock().count_refusal(refused);
+        #[cfg(feature = "tracing")]
+        self.tell_refused(refused);
     }
 
     /// Advances the coarse clock, and returns how long ago the governor was made.
