@@ -273,11 +273,17 @@ impl GovernorBuilder {
         let bounds = Bounds::new(limits.mapped_memory(false), classes.len(), fragmentation_bytes);
         let arena = Arena::new(&classes, bounds, zero_on_return)?;
         let name = name.unwrap_or_else(|| UNNAMED.fetch_add(1, Relaxed).to_string());
-        let shared = Shared::new(name, arena, limits, clock, fragmentation_bytes);
+        #[cfg_attr(not(any(feature = "tracing", feature = "testing")), expect(unused_mut))]
+        let mut shared = Shared::new(name, arena, limits, clock, fragmentation_bytes);
         #[cfg(feature = "tracing")]
-        let shared = shared.with_old_orphans(self.old_orphans);
+        {
+            shared.events.old = self.old_orphans;
+        }
         #[cfg(feature = "testing")]
-        let shared = shared.with_faults(self.faults);
+        {
+            shared.tree.lock().bars_idle = self.faults.are_any();
+            shared.faults = self.faults;
+        }
         Ok(Governor { shared: Arc::new(shared) })
     }
 }

@@ -75,8 +75,8 @@ pub use request::Request;
 pub use reservation::Reservation;
 pub use stream::StreamGuard;
 pub use summary::{
-    Bottleneck, Group, MemoryUse, Names, NotQuiescent, Report, ReportOptions, ReportedConnection,
-    ScopeUse, Site,
+    Group, MemoryUse, Names, NotQuiescent, Report, ReportOptions, ReportedConnection, ScopeUse,
+    Site,
 };
 #[cfg(feature = "testing")]
 pub use testing::Faults;

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use super::{Holder, Shared};
 use crate::error::{Reason, Refused, Resource, Scope};
+use crate::summary::ScopeUse;
 use crate::sync::Mutex;
 
 /// When each event was told last.
-pub(super) struct Events {
+#[derive(Default)]
+pub(crate) struct Events {
     told: Mutex<BTreeMap<Event, Duration>>,
-    old: Duration,
+    /// From which age on an orphan is old.
+    pub(crate) old: Duration,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -24,14 +27,7 @@ enum Event {
     Walk,
 }
 
-impl Events {
-    const PAUSE: Duration = Duration::from_secs(30);
-
-    /// None yet. An orphan is old from this age on.
-    pub(super) fn new(old: Duration) -> Self {
-        Self { told: Mutex::default(), old }
-    }
-}
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// Call these with no lock held: a subscriber may run any code.
 impl Shared {
@@ -46,7 +42,7 @@ impl Shared {
     pub(super) fn tell_orphaned(&self, connection: u64, orphans: &[Holder]) {
         for Holder { site, bytes, kind, .. } in orphans {
             if self.is_due(Event::Orphaned(site)) {
-                let (kind, bottleneck) = (kind.label(), self.bottleneck());
+                let bottleneck = self.bottleneck();
                 tracing::warn!(
                     governor = self.name, connection, %site, bytes, kind, bottleneck,
                     "a guard dropped while a lease is still out"
@@ -82,7 +78,7 @@ impl Shared {
     fn is_due(&self, event: Event) -> bool {
         let now = self.hot.age(0);
         let mut told = self.events.told.lock();
-        let is_due = told.get(&event).is_none_or(|last| now - *last >= Events::PAUSE);
+        let is_due = told.get(&event).is_none_or(|last| now - *last >= PAUSE);
         if is_due {
             told.insert(event, now);
         }
@@ -92,16 +88,7 @@ impl Shared {
     /// The fullest resource of the scopes that always exist.
     fn bottleneck(&self) -> String {
         let rows = self.tree.fixed_rows();
-        let limited = rows.iter().flat_map(|row| {
-            Resource::ALL.map(|resource| (row, resource, row.limits.of(resource).max()))
-        });
-        let full = |(row, resource, max): &(&crate::report::ScopeRow, Resource, u64)| {
-            row.usage.of(*resource) as f64 / (*max).max(1) as f64
-        };
-        let fullest = limited.max_by(|a, b| full(a).total_cmp(&full(b)));
-        let told = fullest.map(|(row, resource, max)| {
-            format!("{} {}: {} of {max}", row.scope, resource, row.usage.of(resource))
-        });
-        told.unwrap_or_default()
+        let fullest = ScopeUse::fullest(&rows);
+        fullest.map(|(row, of)| ScopeUse::of(row, of, None).to_string()).unwrap_or_default()
     }
 }

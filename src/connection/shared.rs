@@ -8,8 +8,6 @@ use super::Connection;
 use super::marks::Walk;
 use crate::arena::{Arena, Bounds, Lookup, SizeClasses};
 use crate::clock::Clock;
-#[cfg(feature = "metrics")]
-use crate::counters::Ended;
 use crate::counters::{BySize, Counters, Holdings};
 use crate::error::Refused;
 use crate::keyed::KeyedHasher;
@@ -39,13 +37,10 @@ pub(crate) struct Shared {
     shown: CachePadded<Mutex<Counters>>,
     /// The latest walk over all connections.
     walk: Mutex<Walk>,
-    /// Ends of connections that were published.
-    #[cfg(feature = "metrics")]
-    published: Mutex<Ended>,
     #[cfg(feature = "tracing")]
-    pub(super) events: super::events::Events,
+    pub(crate) events: super::events::Events,
     #[cfg(feature = "testing")]
-    pub(super) faults: crate::testing::Faults,
+    pub(crate) faults: crate::testing::Faults,
 }
 
 /// What every lease reads and next to nothing writes. It is small, and outlives the governor with the
@@ -132,24 +127,11 @@ impl Shared {
             fragmentation_bytes,
             shown: CachePadded::default(),
             walk: Mutex::new(Walk::FIRST),
-            #[cfg(feature = "metrics")]
-            published: Mutex::default(),
             #[cfg(feature = "tracing")]
-            events: super::events::Events::new(Duration::from_secs(60)),
+            events: super::events::Events::default(),
             #[cfg(feature = "testing")]
             faults: crate::testing::Faults::default(),
         }
-    }
-
-    #[cfg(feature = "testing")]
-    pub(crate) fn with_faults(self, faults: crate::testing::Faults) -> Self {
-        self.tree.lock().bars_idle = faults.are_any();
-        Self { faults, ..self }
-    }
-
-    #[cfg(feature = "tracing")]
-    pub(crate) fn with_old_orphans(self, age: Duration) -> Self {
-        Self { events: super::events::Events::new(age), ..self }
     }
 
     pub(crate) fn set_limits(&self, limits: Limits) {
@@ -266,12 +248,6 @@ impl Shared {
         let mut walk = self.walk.lock();
         *walk = walk.next();
         self.registry.for_each(|connection| visit(connection, *walk));
-    }
-
-    /// The ends of connections that were not published yet, of all that were counted.
-    #[cfg(feature = "metrics")]
-    pub(crate) fn take_ended(&self, all: &Ended) -> Ended {
-        all.since(&mut self.published.lock())
     }
 
     /// All that was ever counted: `folded`, as it was before the connections were looked at, and what

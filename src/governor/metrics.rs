@@ -95,7 +95,7 @@ impl Publication<'_> {
         self.refusals("leasehold_refusals_total", &tree.refusals);
         self.refusals("leasehold_observed_refusals_total", &tree.observed);
         shared.tree.fixed_rows().iter().for_each(|row| self.scope(row));
-        let ended = shared.take_ended(&tree.ended);
+        let ended = shared.tree.take_ended();
         self.samples("leasehold_connection_seconds", &SECONDS_BUCKETS, &ended.by_seconds);
         self.samples("leasehold_connection_peak_bytes", &PEAK_BYTES_BUCKETS, &ended.by_peak);
     }
