@@ -28,6 +28,8 @@ mod attempt;
 mod audit;
 mod close;
 mod depot;
+#[cfg(feature = "tracing")]
+mod events;
 mod lease;
 mod locked;
 mod marks;

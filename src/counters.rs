@@ -24,7 +24,7 @@ pub(crate) struct Counters {
     pub(crate) leaked_bytes: u64,
 }
 
-/// Connections that ended: by age, and by the most memory that they had at once.
+/// Connections that ended and were not published yet: by age, and by the most memory that they had at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ended {
     pub(crate) by_seconds: [u64; SECONDS_BUCKETS.len() + 1],
@@ -36,23 +36,6 @@ impl Ended {
         let seconds = age.as_secs_f64();
         self.by_seconds[SECONDS_BUCKETS.partition_point(|bound| *bound < seconds)] += 1;
         self.by_peak[peak_bucket] += 1;
-    }
-
-    /// What was counted since `before`, which becomes this.
-    #[cfg(feature = "metrics")]
-    pub(crate) fn since(&self, before: &mut Self) -> Self {
-        fn less<const N: usize>(all: &[u64; N], before: &mut [u64; N]) -> [u64; N] {
-            std::array::from_fn(|nth| {
-                // Another thread may have published what is later than this.
-                let new = all[nth].saturating_sub(before[nth]);
-                before[nth] += new;
-                new
-            })
-        }
-        Self {
-            by_seconds: less(&self.by_seconds, &mut before.by_seconds),
-            by_peak: less(&self.by_peak, &mut before.by_peak),
-        }
     }
 }
 
@@ -79,15 +62,18 @@ pub const SECONDS_BUCKETS: [f64; 12] =
     [0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 86400.0];
 
 /// The upper bounds of the buckets in which the most memory of connections is counted, in bytes.
-pub const PEAK_BYTES_BUCKETS: [f64; 10] = {
-    let mut bounds = [1024.0; 10];
-    let mut nth = 1;
-    while nth < bounds.len() {
-        bounds[nth] = bounds[nth - 1] * 4.0;
-        nth += 1;
-    }
-    bounds
-};
+pub const PEAK_BYTES_BUCKETS: [f64; 10] = [
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262144.0,
+    1048576.0,
+    4194304.0,
+    16777216.0,
+    67108864.0,
+    268435456.0,
+];
 
 /// The bucket of so much memory.
 #[inline]

@@ -68,6 +68,10 @@ impl Governor {
             fragmentation_bytes: None,
             clock: Box::new(SystemClock::default()),
             name: None,
+            #[cfg(feature = "tracing")]
+            old_orphans: std::time::Duration::from_secs(60),
+            #[cfg(feature = "testing")]
+            faults: crate::testing::Faults::default(),
         }
     }
 
@@ -193,9 +197,28 @@ pub struct GovernorBuilder {
     fragmentation_bytes: Option<u64>,
     clock: Box<dyn Clock>,
     name: Option<String>,
+    #[cfg(feature = "tracing")]
+    old_orphans: std::time::Duration,
+    #[cfg(feature = "testing")]
+    faults: crate::testing::Faults,
 }
 
 impl GovernorBuilder {
+    /// From which age on [`maintain`](Governor::maintain) tells `tracing` of a lease that outlives its
+    /// connection's guard. A minute unless set.
+    #[cfg(feature = "tracing")]
+    pub fn warn_of_orphans_older_than(mut self, age: std::time::Duration) -> Self {
+        self.old_orphans = age;
+        self
+    }
+
+    /// Faults on purpose, for tests. None unless set.
+    #[cfg(feature = "testing")]
+    pub fn faults(mut self, faults: crate::testing::Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
     /// What metrics and reports call the governor, to tell it from others of the process. A number that
     /// no other governor of the process was given, unless set.
     pub fn name(mut self, name: impl Into<String>) -> Self {
@@ -245,13 +268,23 @@ impl GovernorBuilder {
     /// is too long.
     pub fn build(self) -> Result<Governor, ConfigError> {
         static UNNAMED: AtomicU64 = AtomicU64::new(1);
-        let Self { limits, classes, zero_on_return, fragmentation_bytes, clock, name } = self;
+        let Self { limits, classes, zero_on_return, fragmentation_bytes, clock, name, .. } = self;
         limits.validate()?;
         let bounds = Bounds::new(limits.mapped_memory(false), classes.len(), fragmentation_bytes);
         let arena = Arena::new(&classes, bounds, zero_on_return)?;
         let name = name.unwrap_or_else(|| UNNAMED.fetch_add(1, Relaxed).to_string());
-        let shared = Arc::new(Shared::new(name, arena, limits, clock, fragmentation_bytes));
-        Ok(Governor { shared })
+        #[cfg_attr(not(any(feature = "tracing", feature = "testing")), expect(unused_mut))]
+        let mut shared = Shared::new(name, arena, limits, clock, fragmentation_bytes);
+        #[cfg(feature = "tracing")]
+        {
+            shared.events.old = self.old_orphans;
+        }
+        #[cfg(feature = "testing")]
+        {
+            shared.tree.lock().bars_idle = self.faults.are_any();
+            shared.faults = self.faults;
+        }
+        Ok(Governor { shared: Arc::new(shared) })
     }
 }
 

@@ -40,6 +40,8 @@ mod subnet;
 mod summary;
 #[cfg_attr(leasehold_loom, allow(unsafe_code, reason = "loom's cells are reached by pointer"))]
 mod sync;
+#[cfg(feature = "testing")]
+mod testing;
 mod try_box;
 mod usage;
 
@@ -73,9 +75,11 @@ pub use request::Request;
 pub use reservation::Reservation;
 pub use stream::StreamGuard;
 pub use summary::{
-    Bottleneck, Group, MemoryUse, Names, NotQuiescent, Report, ReportOptions, ReportedConnection,
-    ScopeUse, Site,
+    Group, MemoryUse, Names, NotQuiescent, Report, ReportOptions, ReportedConnection, ScopeUse,
+    Site,
 };
+#[cfg(feature = "testing")]
+pub use testing::Faults;
 pub use usage::Usage;
 
 #[cfg(all(feature = "__holds", not(leasehold_loom)))]

@@ -132,30 +132,6 @@ pub struct Orphan {
     pub age: Duration,
 }
 
-/// What holds something: an open connection, a stream, or one of the kinds of lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum HolderKind {
-    Connection,
-    Stream,
-    Borrowed,
-    Owned,
-    Pinned,
-    Detached,
-}
-
-impl HolderKind {
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            HolderKind::Connection => "connection",
-            HolderKind::Stream => "stream",
-            HolderKind::Borrowed => "borrowed",
-            HolderKind::Owned => "owned",
-            HolderKind::Pinned => "pinned",
-            HolderKind::Detached => "detached",
-        }
-    }
-}
-
 /// How often a scope refused something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::error::{Resource, Scope};
-use crate::report::RefusalRow;
+use crate::limit::Limit;
+use crate::report::{RefusalRow, ScopeRow};
 
 /// What a [`Report`] shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ pub struct Report {
     /// The governor's [name](crate::GovernorBuilder::name).
     pub governor: String,
     /// The scope and resource nearest to its limit, if there is any limit.
-    pub bottleneck: Option<Bottleneck>,
+    pub bottleneck: Option<ScopeUse>,
     /// Where the memory is.
     pub memory: MemoryUse,
     /// The four scopes that always exist, each resource.
@@ -80,18 +81,6 @@ pub struct Report {
     pub observed: Vec<RefusalRow>,
 }
 
-/// The scope and resource nearest to its limit.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Bottleneck {
-    /// Which it is.
-    #[cfg_attr(feature = "serde", serde(flatten))]
-    pub at: ScopeUse,
-    /// What holds most of it, and what would have to give.
-    pub advice: String,
-}
-
 /// What one scope uses of one resource.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -109,6 +98,9 @@ pub struct ScopeUse {
     pub limit: Option<u64>,
     /// Which part of the limit is in use: 1 is full.
     pub utilization: f64,
+    /// What holds most of it, and what would have to give: of the bottleneck.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub advice: Option<String>,
 }
 
 /// Where the memory is, in bytes.
@@ -220,12 +212,32 @@ impl fmt::Display for Site {
     }
 }
 
+impl ScopeUse {
+    /// `name` is the scope's, as it is to be shown.
+    pub(crate) fn of(row: &ScopeRow, resource: Resource, name: Option<String>) -> Self {
+        let usage = row.usage.of(resource);
+        let limit = row.limits.of(resource);
+        let limit = (limit != Limit::Unlimited).then(|| limit.max());
+        let utilization = limit.map_or(0.0, |max| usage as f64 / max.max(1) as f64);
+        Self { scope: row.scope, name, resource, usage, limit, utilization, advice: None }
+    }
+
+    /// The fullest of all limits.
+    pub(crate) fn fullest(rows: &[ScopeRow]) -> Option<(&ScopeRow, Resource)> {
+        let all = rows.iter().flat_map(|row| Resource::ALL.map(|resource| (row, resource)));
+        let uses = all.map(|(row, resource)| (row, Self::of(row, resource, None)));
+        let limited = uses.filter(|(_, of)| of.limit.is_some());
+        let fullest = limited.max_by(|(_, a), (_, b)| a.utilization.total_cmp(&b.utilization));
+        fullest.map(|(row, of)| (row, of.resource))
+    }
+}
+
 impl fmt::Display for ScopeUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scope, name, resource, usage, limit, utilization } = self;
-        write!(f, "{scope}")?;
+        let Self { scope, name, resource, usage, limit, utilization, .. } = self;
+        write!(f, "{}", scope.label())?;
         name.as_ref().map_or(Ok(()), |name| write!(f, " {name}"))?;
-        write!(f, ", {}: {usage}", crate::error::Unit(*resource))?;
+        write!(f, " {}: {usage}", resource.label())?;
         match limit {
             Some(limit) => write!(f, " of {limit} ({:.1} %)", utilization * 100.0),
             None => f.write_str(", no limit"),
@@ -255,7 +267,7 @@ impl fmt::Display for ReportedConnection {
 impl fmt::Display for RefusalRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { scope, resource, reason, count } = self;
-        write!(f, "{count}: {scope}, {resource}, {}", reason.label())
+        write!(f, "{count}: {} {} {}", scope.label(), resource.label(), reason.label())
     }
 }
 
@@ -263,7 +275,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "governor {}", self.governor)?;
         match &self.bottleneck {
-            Some(Bottleneck { at, advice }) => writeln!(f, "bottleneck: {at}. {advice}")?,
+            Some(at) => {
+                writeln!(f, "bottleneck: {at}. {}", at.advice.as_deref().unwrap_or_default())?
+            }
             None => writeln!(f, "bottleneck: none, for nothing has a limit")?,
         }
         let MemoryUse { outstanding_bytes, idle_bytes, reserved_bytes, .. } = self.memory;

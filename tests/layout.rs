@@ -75,7 +75,7 @@ fn imports_run_one_way() {
     let floors: [&[&str]; 19] = [
         &["sync", "limit", "clock", "priority", "ranges", "try_box"],
         &["error", "request", "counters"],
-        &["name"],
+        &["name", "testing"],
         &["usage"],
         &["limits", "keyed"],
         &["registry", "subnet", "arena"],

@@ -33,9 +33,11 @@ impl Connection {
         let class = terms.class.map(|name| Named::class(name, &shared.hot.hasher)).transpose()?;
         let now = shared.read_clock();
         let refuse = |refused: Refused| {
-            shared.tree.lock().count_refusal(&refused);
+            shared.count_refusal(&refused);
             AdmitError::from(refused)
         };
+        #[cfg(feature = "testing")]
+        shared.faults.admission().map_err(refuse)?;
         let admitted = Attempts::default().run(
             || Some(shared.clone()),
             |attempts| attempt_admit(shared, &terms, peer, class, now, attempts),

@@ -3,13 +3,13 @@
 use std::panic::Location;
 
 use super::marks::Walk;
-use super::state::{Ledger, Opened, Phase, Streams};
+use super::state::{Ledger, Phase, Streams};
 use super::{Connection, Home, State};
-use crate::counters::Holdings;
+use crate::counters::{Holdings, LARGE};
 use crate::error::Closed;
 use crate::magazine::{Magazine, SlotRef, Slots};
 use crate::name::Source;
-use crate::report::{ConnectionUsage, HolderKind};
+use crate::report::ConnectionUsage;
 
 /// What a report says of one connection.
 pub(crate) struct Audit {
@@ -21,7 +21,8 @@ pub(crate) struct Audit {
 
 /// What keeps something of a connection.
 pub(crate) struct Holder {
-    pub(crate) kind: HolderKind,
+    /// An open connection, a stream, or how a lease holds its block.
+    pub(crate) kind: &'static str,
     /// Whether it outlives the connection's guard.
     pub(crate) orphaned: bool,
     pub(crate) site: &'static Location<'static>,
@@ -54,11 +55,7 @@ impl Connection {
         let ledger = &locked.state.ledger;
         self.add_holdings(ledger, holdings);
         let orphans = match ledger.phase {
-            Phase::Gone => {
-                let mut orphans = Vec::new();
-                self.for_each_block(&locked.state, |holder| orphans.push(holder));
-                orphans
-            }
+            Phase::Gone => self.blocks(&locked.state),
             Phase::Open | Phase::Closed => Vec::new(),
         };
         Audit {
@@ -90,28 +87,21 @@ impl Connection {
     fn usage_of(&self, ledger: &Ledger) -> ConnectionUsage {
         let streams =
             ledger.streams().map_or([0; 2], |streams| [streams.inbound, streams.outbound]);
-        let mut usage = ConnectionUsage {
+        let mut own = Holdings::default();
+        self.add_holdings(ledger, &mut own);
+        // A large lease that was returned is charged until it is unmapped.
+        let unmapping = ledger.large_bytes() - own.outstanding_bytes[LARGE];
+        ConnectionUsage {
+            peer: None,
             memory: ledger.memory,
+            cached_bytes: own.idle_bytes.iter().sum(),
+            leased_bytes: own.outstanding_bytes.iter().sum::<u64>() - own.detached_bytes
+                + unmapping,
+            detached_bytes: own.detached_bytes,
             reserved_bytes: ledger.reserved,
             streams_inbound: streams[0],
             streams_outbound: streams[1],
-            ..ConnectionUsage::default()
-        };
-        let mut large_out = 0;
-        self.for_each_magazine(ledger, |home, magazine, block_bytes| {
-            let word = magazine.word();
-            let bytes = |blocks: u32| u64::from(blocks) * block_bytes;
-            let (outstanding, detached) = (word.outstanding().len(), word.detached().len());
-            usage.cached_bytes += bytes(word.idle().len());
-            usage.leased_bytes += bytes(outstanding - detached);
-            usage.detached_bytes += bytes(detached);
-            if matches!(home, Home::Extra(extra) if extra.is_large()) {
-                large_out += bytes(outstanding);
-            }
-        });
-        // A large lease that was returned is charged until it is unmapped.
-        usage.leased_bytes += ledger.large_bytes() - large_out;
-        usage
+        }
     }
 
     fn add_holdings(&self, ledger: &Ledger, holdings: &mut Holdings) {
@@ -151,19 +141,34 @@ impl Connection {
         let ledger = &locked.state.ledger;
         if ledger.phase != Phase::Gone {
             visit(Holder {
-                kind: HolderKind::Connection,
+                kind: "connection",
                 orphaned: false,
                 site: self.site,
                 tick: self.admitted_tick,
                 bytes: ledger.reserved,
             });
             for stream in ledger.streams().into_iter().flat_map(Streams::iter_open) {
-                let Opened { site, tick } = stream.opened;
-                let kind = HolderKind::Stream;
-                visit(Holder { kind, orphaned: false, site, tick, bytes: 0 });
+                let (site, tick) = stream.opened;
+                visit(Holder { kind: "stream", orphaned: false, site, tick, bytes: 0 });
             }
         }
         self.for_each_block(&locked.state, visit);
+    }
+
+    /// What still has blocks, if anything does.
+    #[cfg(feature = "tracing")]
+    pub(super) fn orphans(
+        &self,
+        state: &State,
+    ) -> Option<(crate::sync::Arc<super::Shared>, Vec<Holder>)> {
+        let shared = state.shared.clone().filter(|_| state.ledger.stragglers > 0)?;
+        Some((shared, self.blocks(state)))
+    }
+
+    fn blocks(&self, state: &State) -> Vec<Holder> {
+        let mut holders = Vec::new();
+        self.for_each_block(state, |holder| holders.push(holder));
+        holders
     }
 
     /// Visits what has a block. Its slab stays mapped while the state is locked.
@@ -172,10 +177,10 @@ impl Connection {
         self.for_each_magazine(&state.ledger, |home, magazine, bytes| {
             let word = magazine.word();
             for (kind, slots) in [
-                (HolderKind::Borrowed, word.borrowed()),
-                (HolderKind::Owned, word.revocable()),
-                (HolderKind::Pinned, word.pinned()),
-                (HolderKind::Detached, word.detached()),
+                ("borrowed", word.borrowed()),
+                ("owned", word.revocable()),
+                ("pinned", word.pinned()),
+                ("detached", word.detached()),
             ] {
                 for slot in slots {
                     if let Some((site, tick)) = self.note(state, home, slot) {

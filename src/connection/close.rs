@@ -53,9 +53,15 @@ impl Connection {
             }
         }
         self.count_what_is_out(&locked.state.ledger, &mut reclaimed);
+        #[cfg(feature = "tracing")]
+        let orphaned = if ends_now { self.orphans(&locked.state) } else { None };
         self.remove_over(&mut locked);
         self.wind_up(&mut locked);
         drop(self.unlock(locked));
+        #[cfg(feature = "tracing")]
+        if let Some((shared, orphans)) = orphaned {
+            shared.tell_orphaned(self.serial, &orphans);
+        }
         // Last, for a waker may run any code, and panic: by now all of the above is true.
         let (first, further) = wakers;
         wake_all(first, further);

@@ -51,7 +51,17 @@ impl Connection {
                 self.attempt(|attempts| self.attempt_large(bytes, ask, attempts))
             }
         };
+        #[cfg(feature = "testing")]
+        if granted.is_ok() && self.revokes() {
+            // As if another thread closed the connection at this moment.
+            self.close(super::Closer::Outside);
+        }
         Ok(granted?)
+    }
+
+    #[cfg(feature = "testing")]
+    fn revokes(&self) -> bool {
+        self.lock().state.shared.as_deref().is_some_and(|shared| shared.faults.revokes())
     }
 
     fn attempt_block(

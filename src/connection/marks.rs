@@ -37,7 +37,7 @@ impl Marks {
     }
 
     pub(super) fn set_counted(&mut self, counted: bool) {
-        self.0 = self.0 & !COUNTED | u8::from(counted) * COUNTED;
+        self.0 = self.0 & !COUNTED | if counted { COUNTED } else { 0 };
     }
 
     /// Notes that a walk has come by. `false` if it had before: the record stands elsewhere in the

@@ -8,9 +8,8 @@ use super::Connection;
 use super::marks::Walk;
 use crate::arena::{Arena, Bounds, Lookup, SizeClasses};
 use crate::clock::Clock;
-#[cfg(feature = "metrics")]
-use crate::counters::Ended;
 use crate::counters::{BySize, Counters, Holdings};
+use crate::error::Refused;
 use crate::keyed::KeyedHasher;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::PeerKey;
@@ -38,9 +37,10 @@ pub(crate) struct Shared {
     shown: CachePadded<Mutex<Counters>>,
     /// The latest walk over all connections.
     walk: Mutex<Walk>,
-    /// Ends of connections that were published.
-    #[cfg(feature = "metrics")]
-    published: Mutex<Ended>,
+    #[cfg(feature = "tracing")]
+    pub(crate) events: super::events::Events,
+    #[cfg(feature = "testing")]
+    pub(crate) faults: crate::testing::Faults,
 }
 
 /// What every lease reads and next to nothing writes. It is small, and outlives the governor with the
@@ -127,8 +127,10 @@ impl Shared {
             fragmentation_bytes,
             shown: CachePadded::default(),
             walk: Mutex::new(Walk::FIRST),
-            #[cfg(feature = "metrics")]
-            published: Mutex::default(),
+            #[cfg(feature = "tracing")]
+            events: super::events::Events::default(),
+            #[cfg(feature = "testing")]
+            faults: crate::testing::Faults::default(),
         }
     }
 
@@ -191,6 +193,15 @@ impl Shared {
             self.arena.settle();
         }
         self.tree.maintain(now);
+        #[cfg(feature = "tracing")]
+        self.tell_old_orphans();
+    }
+
+    /// Counts a refusal that reaches the caller. Call with no lock held.
+    pub(super) fn count_refusal(&self, refused: &Refused) {
+        self.tree.lock().count_refusal(refused);
+        #[cfg(feature = "tracing")]
+        self.tell_refused(refused);
     }
 
     /// Advances the coarse clock, and returns how long ago the governor was made.
@@ -237,12 +248,6 @@ impl Shared {
         let mut walk = self.walk.lock();
         *walk = walk.next();
         self.registry.for_each(|connection| visit(connection, *walk));
-    }
-
-    /// The ends of connections that were not published yet, of all that were counted.
-    #[cfg(feature = "metrics")]
-    pub(crate) fn take_ended(&self, all: &Ended) -> Ended {
-        all.since(&mut self.published.lock())
     }
 
     /// All that was ever counted: `folded`, as it was before the connections were looked at, and what

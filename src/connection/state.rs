@@ -79,20 +79,14 @@ pub(super) struct Streams {
 pub(super) struct Stream {
     pub(super) account: Arc<StreamAccount>,
     pub(super) direction: Direction,
-    pub(super) opened: Opened,
+    /// The line that opened it, and when.
+    pub(super) opened: (&'static Location<'static>, u32),
     /// Whether its guard is alive, and counts.
     pub(super) open: bool,
     /// Whether it was told which class it belongs to.
     pub(super) bound: bool,
     /// That class, if it is not the connection's.
     pub(super) class: Option<StreamClass>,
-}
-
-/// Where a stream was opened, and when.
-#[derive(Clone, Copy)]
-pub(super) struct Opened {
-    pub(super) site: &'static Location<'static>,
-    pub(super) tick: u32,
 }
 
 /// What a stream is charged for to a class of its own.
@@ -235,7 +229,7 @@ impl Streams {
         &mut self,
         key: u64,
         direction: Direction,
-        opened: Opened,
+        opened: (&'static Location<'static>, u32),
     ) -> Arc<StreamAccount> {
         let account = Arc::new(StreamAccount::new(key));
         let stream = Stream {

@@ -6,7 +6,7 @@ use super::account::StreamAccount;
 use super::attempt::Stop;
 use super::lease::{Ask, OnStream};
 use super::locked::Locked;
-use super::state::{Opened, Phase, StreamClass};
+use super::state::{Phase, StreamClass};
 use super::{Connection, State};
 use crate::error::{BindError, LeaseError};
 use crate::magazine::Hold;
@@ -65,7 +65,7 @@ impl Connection {
         direction: Direction,
         site: &'static Location<'static>,
     ) -> Result<Arc<StreamAccount>, LeaseError> {
-        let opened = Opened { site, tick: self.hot.tick() };
+        let opened = (site, self.hot.tick());
         self.attempt_and_count(|attempts| {
             let mut locked = self.lock_open()?;
             locked.ledger().streams_or_new()?.reserve()?;

@@ -10,6 +10,7 @@ use crate::try_box::OutOfMemory;
 
 /// A level of the scope tree that can refuse a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Scope {
     /// Everything the governor governs.
@@ -91,6 +92,7 @@ impl fmt::Display for Scope {
 
 /// Something a scope has a limit for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Resource {
     /// Bytes of leased, cached and reserved memory.
@@ -157,6 +159,7 @@ impl fmt::Display for Resource {
 
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Reason {
     /// Granting it would have exceeded the limit.
@@ -181,25 +184,6 @@ impl Reason {
             Reason::OutOfMemory => "out_of_memory",
         }
     }
-}
-
-#[cfg(feature = "serde")]
-mod serialize {
-    use serde::{Serialize, Serializer};
-
-    use super::{Reason, Resource, Scope};
-
-    macro_rules! by_label {
-        ($($labelled:ty),+) => {$(
-            impl Serialize for $labelled {
-                fn serialize<S: Serializer>(&self, format: S) -> Result<S::Ok, S::Error> {
-                    format.serialize_str(self.label())
-                }
-            }
-        )+};
-    }
-
-    by_label!(Scope, Resource, Reason);
 }
 
 /// A request that was refused, with the numbers at the instant of the refusal.

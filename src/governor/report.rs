@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::Governor;
 use crate::connection::{Holder, Shared};
+use crate::counters::BySize;
 use crate::error::{Resource, Scope};
-use crate::limit::Limit;
 use crate::registry::Registered;
 use crate::report::{ConnectionRow, ScopeRow, Snapshot};
 use crate::summary::{
-    Bottleneck, Group, MemoryUse, Names, NotQuiescent, Report, ReportOptions, ReportedConnection,
-    ScopeUse, Site,
+    Group, MemoryUse, Names, NotQuiescent, Report, ReportOptions, ReportedConnection, ScopeUse,
+    Site,
 };
 
 impl Governor {
@@ -113,17 +113,14 @@ fn read_sites(shared: &Shared, oldest: usize) -> (Vec<Site>, Vec<Site>) {
         orphaned,
         count,
         bytes,
-        oldest_seconds: seconds(shared.hot.age(tick)),
+        oldest_seconds: shared.hot.age(tick).as_secs_f64(),
         connection: None,
     };
-    let mut sites: Vec<_> = by_site
-        .into_iter()
-        .map(|((kind, orphaned, at), sums)| site((kind.label(), orphaned, at), sums))
-        .collect();
+    let mut sites: Vec<_> = by_site.into_iter().map(|(key, sums)| site(key, sums)).collect();
     sites.sort_by_key(|site| Reverse((site.bytes, site.count)));
     let old = old.into_iter().map(|(id, Holder { kind, orphaned, site: at, tick, bytes })| Site {
         connection: Some(id),
-        ..site((kind.label(), orphaned, at), (1, bytes, tick))
+        ..site((kind, orphaned, at), (1, bytes, tick))
     });
     (sites, old.collect())
 }
@@ -162,87 +159,67 @@ impl Reporter<'_> {
     }
 
     fn memory(&self) -> MemoryUse {
-        let Snapshot { totals, arena, connections, .. } = self.snapshot;
+        let (counters, holdings) = self.shared.add_up();
+        let sum = |by_size: &BySize| by_size.iter().sum();
         MemoryUse {
-            leased_bytes_total: totals.leased_bytes,
-            returned_bytes_total: totals.returned_bytes,
-            outstanding_bytes: totals.outstanding_bytes,
-            idle_bytes: totals.cached_bytes,
-            reserved_bytes: totals.reserved_bytes,
-            detached_bytes: connections.iter().map(|row| row.usage.detached_bytes).sum(),
-            orphaned_bytes: totals.orphaned_bytes,
-            mapped_bytes: arena.mapped_bytes,
-            resident_bytes: arena.resident_bytes,
+            leased_bytes_total: sum(&counters.leased_bytes),
+            returned_bytes_total: sum(&counters.returned_bytes),
+            outstanding_bytes: sum(&holdings.outstanding_bytes),
+            idle_bytes: sum(&holdings.idle_bytes),
+            reserved_bytes: holdings.reserved_bytes,
+            detached_bytes: holdings.detached_bytes,
+            orphaned_bytes: holdings.orphaned_bytes,
+            mapped_bytes: self.snapshot.arena.mapped_bytes,
+            resident_bytes: self.snapshot.arena.resident_bytes,
         }
     }
 
-    /// The fullest of all limits.
-    fn bottleneck(&self) -> Option<Bottleneck> {
-        let full = |row: &ScopeRow, resource| part(row.usage.of(resource), row.limits.of(resource));
-        let (row, resource) = self
-            .snapshot
-            .scopes
-            .iter()
-            .flat_map(|row| Resource::ALL.map(|resource| (row, resource)))
-            .filter(|(row, resource)| row.limits.of(*resource) != Limit::Unlimited)
-            .max_by(|a, b| full(a.0, a.1).total_cmp(&full(b.0, b.1)))?;
-        Some(Bottleneck { at: self.scope_use(row, resource), advice: self.advice(row, resource) })
+    fn bottleneck(&self) -> Option<ScopeUse> {
+        let (row, resource) = ScopeUse::fullest(&self.snapshot.scopes)?;
+        let advice = Some(self.advice(row, resource));
+        Some(ScopeUse { advice, ..self.scope_use(row, resource) })
     }
 
     /// What holds most of it, and what would have to give.
     fn advice(&self, row: &ScopeRow, resource: Resource) -> String {
         let Snapshot { connections, totals, .. } = self.snapshot;
+        let of_peer = connections.iter().filter(|of| of.usage.peer == row.peer);
+        let describe = |most: &ConnectionRow| {
+            let ConnectionRow { id, site, age, usage, .. } = most;
+            let (site, age) = (escaped(site), age.as_secs_f64());
+            format!("Look at connection {id}: {} bytes, {age:.1} s, {site}. ", usage.memory)
+        };
         let (holder, gives) = match row.scope {
             Scope::Transient | Scope::AllowlistedTransient => {
-                let unbound = connections.iter().filter(|row| row.usage.peer.is_none());
-                let oldest = unbound.max_by_key(|row| row.age);
-                let oldest = oldest.map(|row| {
-                    let (site, age) = (escaped(row.site), seconds(row.age));
-                    format!("The oldest without a peer is {}, for {age:.1} s, {site}", row.id)
-                });
+                let oldest = of_peer.max_by_key(|row| row.age).map(describe);
                 (oldest, "connections that are bound to a peer or closed")
             }
-            Scope::System | Scope::AllowlistedSystem | Scope::Class => {
-                let below = if row.scope == Scope::Class { Scope::ClassPeer } else { Scope::Peer };
-                let parts = self.snapshot.rows(below);
-                let parts = parts.filter(|part| row.class.is_none() || part.class == row.class);
-                let most = parts.max_by_key(|part| part.usage.of(resource));
-                (
-                    most.map(|part| {
-                        let name = self.name_of(part).unwrap_or_else(|| "one peer".into());
-                        format!("{name} has the most, {}", part.usage.of(resource))
-                    }),
-                    "peers that give back or are closed",
-                )
+            Scope::Peer | Scope::ClassPeer => {
+                let largest = of_peer.max_by_key(|row| row.usage.memory).map(describe);
+                (largest, "connections of this peer that give back or are closed")
             }
-            _ => {
-                let of_peer = connections.iter().filter(|of| of.usage.peer == row.peer);
-                let most = of_peer.max_by_key(|row| row.usage.memory).map(|row| {
-                    format!("Connection {} has the most, {} bytes", row.id, row.usage.memory)
+            scope => {
+                let below = if scope == Scope::Class { Scope::ClassPeer } else { Scope::Peer };
+                let parts = self.snapshot.rows(below).filter(|part| part.class == row.class);
+                let most = parts.max_by_key(|part| part.usage.of(resource)).map(|part| {
+                    let name = self.name_of(part).unwrap_or_else(|| "One peer".into());
+                    format!("{name} has the most, {}. ", part.usage.of(resource))
                 });
-                (most, "connections of this peer that give back or are closed")
+                (most, "peers that give back or are closed")
             }
         };
-        let holder = holder.map(|holder| format!("{holder}. ")).unwrap_or_default();
         let orphans = match totals.orphaned_bytes {
             bytes if bytes > 0 && resource == Resource::Memory => {
                 format!(" {bytes} bytes are orphans: see the lines that hold them.")
             }
             _ => String::new(),
         };
+        let holder = holder.unwrap_or_default();
         format!("{holder}Room comes from {gives}, or from a higher limit.{orphans}")
     }
 
     fn scope_use(&self, row: &ScopeRow, resource: Resource) -> ScopeUse {
-        let (usage, limit) = (row.usage.of(resource), row.limits.of(resource));
-        ScopeUse {
-            scope: row.scope,
-            name: self.name_of(row),
-            resource,
-            usage,
-            limit: (limit != Limit::Unlimited).then(|| limit.max()),
-            utilization: part(usage, limit),
-        }
+        ScopeUse::of(row, resource, self.name_of(row))
     }
 
     fn groups(&self, scope: Scope) -> Vec<Group> {
@@ -271,7 +248,7 @@ impl Reporter<'_> {
             peer: row.usage.peer.as_ref().and_then(|peer| self.name(peer)),
             remote: row.source.as_ref().and_then(|source| self.name(source)),
             site: escaped(row.site),
-            age_seconds: seconds(row.age),
+            age_seconds: row.age.as_secs_f64(),
             closed: row.closed,
             bytes: row.usage.memory,
             streams: u64::from(row.usage.streams_inbound) + u64::from(row.usage.streams_outbound),
@@ -306,16 +283,4 @@ fn escaped(text: &impl Display) -> String {
     let text = text.to_string();
     let is_plain = |c: char| c.is_ascii_graphic() || c == ' ';
     if text.chars().all(is_plain) { text } else { text.escape_default().to_string() }
-}
-
-/// Which part of a limit is in use.
-fn part(usage: u64, limit: Limit) -> f64 {
-    match limit {
-        Limit::Unlimited => 0.0,
-        limit => usage as f64 / limit.max().max(1) as f64,
-    }
-}
-
-fn seconds(age: Duration) -> f64 {
-    age.as_secs_f64()
 }

@@ -6,7 +6,6 @@
 use super::nodes::Nodes;
 use super::table::PARTS;
 use super::{Member, Partition, Refusals, ScopeRef, Tree};
-use crate::counters::Ended;
 use crate::error::Scope;
 use crate::name::PeerKey;
 use crate::report::ScopeRow;
@@ -17,7 +16,6 @@ pub(crate) struct TreeCounters {
     pub(crate) refusals: Refusals,
     pub(crate) observed: Refusals,
     pub(crate) admitted: u64,
-    pub(crate) ended: Ended,
     /// What is allocated behind the limits by address.
     pub(crate) subnet_bytes: usize,
 }
@@ -59,9 +57,14 @@ impl<M: Member> Tree<M> {
             refusals: scopes.refusals.clone(),
             observed: scopes.observed.clone(),
             admitted: scopes.admitted,
-            ended: scopes.ended,
             subnet_bytes: scopes.subnets.memory_bytes(),
         }
+    }
+
+    /// The connections that ended since the last call.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn take_ended(&self) -> crate::counters::Ended {
+        std::mem::take(&mut self.lock().ended)
     }
 
     /// What the ordinary system uses.

@@ -24,6 +24,9 @@ pub(crate) struct Scopes<M> {
     pub(super) observed: Refusals,
     /// Connections admitted ever, and so the serial number of the last.
     pub(super) admitted: u64,
+    /// No connection is to keep idle blocks.
+    #[cfg(feature = "testing")]
+    pub(crate) bars_idle: bool,
     /// Connections that ended.
     pub(crate) ended: Ended,
     /// Streams opened ever, and so the key of the last.
@@ -86,6 +89,8 @@ impl<M: Member> Scopes<M> {
             refusals: Refusals::default(),
             observed: Refusals::default(),
             admitted: 0,
+            #[cfg(feature = "testing")]
+            bars_idle: false,
             ended: Ended::default(),
             streams_opened: 0,
         }
@@ -474,6 +479,8 @@ impl<M: Member> Scopes<M> {
     pub(crate) fn list(&mut self, id: u64, member: &M, parents: Parents) -> bool {
         let barred = self.nodes.fixed.connection.bars_memory()
             && !self.nodes.observe.contains(Scope::Connection);
+        #[cfg(feature = "testing")]
+        let barred = barred || self.bars_idle;
         let Self { nodes, members, .. } = self;
         let welcome = nodes.climb(parents, Standing::Present, |above| {
             if above.may_cache() { Ok(()) } else { Err(()) }

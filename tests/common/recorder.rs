@@ -19,7 +19,7 @@ pub struct Kept {
     pub gauges: Map<f64>,
     /// Values, each with how often it was recorded.
     pub samples: Map<Vec<(f64, usize)>>,
-    pub described: Arc<Mutex<BTreeMap<String, (Option<Unit>, String)>>>,
+    pub described: Mutex<BTreeMap<String, (Option<Unit>, String)>>,
 }
 
 struct Cell<V>(Map<V>, Series);
