@@ -6,6 +6,7 @@ use std::any::Any;
 use std::error::Error;
 use std::future::pending;
 use std::mem::forget;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes};
@@ -64,7 +65,7 @@ impl Planter {
     ///
     /// If a limit is in the way of the connection.
     pub fn new(governor: &Governor) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let open = governor.inbound().peer("gardener").try_admit()?;
+        let open = governor.inbound().peer("gardener").try_admit()?; // forgotten-reservation
         let (queue, frames) = mpsc::channel(10_000);
         tokio::spawn(stalled(frames));
         Ok(Self { governor: governor.clone(), open: Arc::new(open), queue })
@@ -116,7 +117,7 @@ impl Planter {
     }
 
     fn forgotten_guard(&self) -> Planted {
-        let guard = self.governor.inbound().peer("forgotten").try_admit()?; // forgotten-guard
+        let guard = self.governor.inbound().peer(stranger()).try_admit()?; // forgotten-guard
         forget(guard);
         Ok(())
     }
@@ -128,7 +129,7 @@ impl Planter {
     }
 
     fn forgotten_reservation(&self) -> Planted {
-        let window = self.open.handle().try_reserve(LEN as u64)?; // forgotten-reservation
+        let window = self.open.handle().try_reserve(LEN as u64)?;
         forget(window);
         Ok(())
     }
@@ -159,7 +160,7 @@ impl Planter {
     }
 
     async fn stalled_task(&self) -> Planted {
-        let guard = self.governor.inbound().peer("stalled").try_admit()?;
+        let guard = self.governor.inbound().peer(stranger()).try_admit()?;
         let (is_planted, planted) = oneshot::channel();
         tokio::spawn(async move {
             let frame = guard.try_lease(LEN); // stalled-task
@@ -196,6 +197,12 @@ impl Planter {
     fn admit(&self) -> Result<ConnectionGuard, Box<dyn Error + Send + Sync>> {
         Ok(self.governor.inbound().peer("visitor").try_admit()?)
     }
+}
+
+/// A name that nobody had before, for a peer may have only a few connections.
+fn stranger() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("stranger-{}", COUNT.fetch_add(1, Relaxed))
 }
 
 /// Holds `what` while it waits.
