@@ -32,10 +32,24 @@ pub struct Options {
     pub budget_bytes: u64,
     /// How many clients come and go at a time.
     pub clients: usize,
-    /// When they stop; never, unless set.
+    /// When they stop, and the leak too; never, unless set.
     pub load: Option<Duration>,
     /// What is leaked, once a second.
     pub leak: Option<Leak>,
+}
+
+impl Options {
+    /// Runs a part of the load until its time is over. Then it is dropped in the middle of whatever it
+    /// does, and its connection ends.
+    fn spawn(&self, part: impl Future<Output = ()> + Send + 'static) {
+        let load = self.load;
+        tokio::spawn(async move {
+            match load {
+                Some(load) => drop(timeout(load, part).await),
+                None => part.await,
+            }
+        });
+    }
 }
 
 impl Default for Options {
@@ -71,15 +85,10 @@ impl Observatory {
         let echo = listener.local_addr()?;
         tokio::spawn(echo::serve(listener, governor.clone()));
         for seed in 0..options.clients as u64 {
-            let client = clients::come_and_go(echo, seed);
-            match options.load {
-                // Its connection ends where the client is dropped, in the middle of whatever it does.
-                Some(load) => drop(tokio::spawn(timeout(load, client))),
-                None => drop(tokio::spawn(client)),
-            }
+            options.spawn(clients::come_and_go(echo, seed));
         }
         if let Some(leak) = options.leak {
-            tokio::spawn(keep_leaking(leak, governor.clone()));
+            options.spawn(keep_leaking(leak, governor.clone()));
         }
 
         let listener = TcpListener::bind(options.listen).await?;

@@ -24,7 +24,7 @@ struct Cli {
     /// How many clients come and go at a time.
     #[arg(long, default_value_t = 48)]
     clients: usize,
-    /// Stop the clients after so many seconds, and go on serving.
+    /// Stop the clients and the leak after so many seconds, and go on serving.
     #[arg(long, value_name = "SECONDS")]
     load_seconds: Option<u64>,
     /// End after so many seconds.
