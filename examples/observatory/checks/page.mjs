@@ -18,7 +18,7 @@ const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
 async function open(browser, url, options) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
-  const feed = { errors: [], isDown: false, last: null, hold: null };
+  const feed = { errors: [], isDown: false, last: null, hold: null, twist: report => report };
   page.on('console', message => {
     // Chromium itself writes that a server is gone. Only that, and only while it is.
     if (message.type() === 'error' && !(feed.isDown && message.text().includes('ERR_CONNECTION'))) {
@@ -31,8 +31,8 @@ async function open(browser, url, options) {
     await feed.hold;
     try {
       const response = await route.fetch();
-      feed.last = JSON.parse(await response.text());
-      await route.fulfill({ response });
+      feed.last = feed.twist(JSON.parse(await response.text()));
+      await route.fulfill({ response, json: feed.last });
     } catch {
       await route.abort('connectionrefused');
     }
@@ -139,6 +139,14 @@ async function assertEqual(page, report) {
   }
 }
 
+/** A report as it would be if the server escaped nothing. */
+function hostile(report) {
+  const name = `<img src=x onerror="alert(1)"></table><script>alert(2)</script>&amp;\u202e\n\u0000${'x'.repeat(255)}`;
+  const named = rows => rows.map(row => ({ ...row, name, peer: name, remote: name, site: name }));
+  for (const part of ['peers', 'classes', 'connections', 'transient', 'sites', 'oldest']) report[part] = named(report[part]);
+  return { ...report, governor: name, bottleneck: { ...report.bottleneck, name, advice: name } };
+}
+
 /** Nothing is cut off at the side, and nothing hides behind the edge. */
 async function assertFits(page) {
   const [wide, view] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
@@ -211,7 +219,7 @@ try {
       const opened = await open(browser, server.url, { viewport, colorScheme, deviceScaleFactor: 1 });
       const { page, feed, context } = opened;
       await until('a hostile name and a line in the chart',
-        async () => await rounds(page) > 12 && feed.last.peers.some(row => row.name.startsWith('<img')), 60);
+        async () => await rounds(page) > 5 && feed.last.peers.some(row => row.name.startsWith('<img')), 60);
       const { report, thaw } = await freeze(opened);
       await assertEqual(page, report);
       await assertFits(page);
@@ -224,6 +232,15 @@ try {
       }
       thaw();
       await assertKeyboard(page);
+
+      feed.twist = hostile;
+      await shown(page);
+      const twisted = await freeze(opened);
+      await assertEqual(page, twisted.report);
+      await assertFits(page);
+      assert.equal(await page.evaluate(() => document.querySelectorAll('main img, main script').length), 0);
+      feed.twist = report => report;
+      twisted.thaw();
 
       feed.isDown = true;
       await server.stop();
