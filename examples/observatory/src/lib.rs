@@ -121,7 +121,7 @@ fn govern(options: &Options) -> io::Result<Governor> {
         // All clients come from one address, which a real server would not let in that often.
         .subnets(SubnetLimits::unlimited())
         // A limit that is being tried out: it is counted how often it would have refused.
-        .class_peer("bulk", ScopeLimits::unlimited().memory(192 << 10))
+        .class_peer("bulk", ScopeLimits::unlimited().memory(512 << 10))
         .observe(Observe::none().scope(Scope::ClassPeer));
     Governor::builder().name("echo").limits(limits).build().map_err(io::Error::other)
 }
