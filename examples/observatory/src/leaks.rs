@@ -199,7 +199,7 @@ impl Planter {
     }
 }
 
-/// A name that nobody had before, for a peer may have only a few connections.
+/// A name that no peer had before, since a peer may have only a few connections.
 fn stranger() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     format!("stranger-{}", COUNT.fetch_add(1, Relaxed))

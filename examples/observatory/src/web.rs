@@ -21,7 +21,7 @@ use crate::exporter::Exporter;
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page has its style and its script inside, and asks nobody but this server.
+/// The page has its style and its script inside, and asks only this server.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                       connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
