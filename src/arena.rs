@@ -257,6 +257,17 @@ impl Arena {
         self.classes[class].note(number)
     }
 
+    /// Notes the line that leases a block that is out. Takes the size class's lock.
+    pub(crate) fn set_note(
+        &self,
+        class: usize,
+        block: &Block,
+        site: &'static Location<'static>,
+        tick: u32,
+    ) {
+        self.classes[class].set_note(block.number(), site, tick);
+    }
+
     /// What the arena holds right now, one size class after another.
     pub(crate) fn report(&self) -> ArenaReport {
         let size_classes: Vec<_> = self.classes.iter().map(SizeClass::report).collect();

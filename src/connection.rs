@@ -30,8 +30,11 @@ mod attempt;
 mod audit;
 mod close;
 mod depot;
+#[cfg(feature = "tracing")]
+mod events;
 mod lease;
 mod locked;
+mod marks;
 mod put;
 mod remote;
 mod shared;
@@ -41,6 +44,7 @@ mod wakers;
 
 use std::panic::Location;
 
+use crate::counters::LARGE;
 use crate::error::LeaseError;
 use crate::magazine::{Extra, Hold, Magazine, SlotRef};
 use crate::name::{Direction, Source};
@@ -50,9 +54,9 @@ use crate::scope::{Idle, Member};
 use crate::sync::unmodelled::AtomicU32;
 use crate::sync::{Arc, Mutex};
 pub(crate) use account::StreamAccount;
-pub(crate) use audit::Audit;
+pub(crate) use audit::{Audit, Holder};
 pub(crate) use close::Closer;
-use depot::{Depot, LARGE};
+use depot::Depot;
 pub(crate) use lease::{Ask, Granted, Memory};
 use remote::Remote;
 pub(crate) use shared::{Hot, Shared};

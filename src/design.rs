@@ -102,6 +102,9 @@
 //! | *leftovers* | what has to be dropped once a lock is free |
 //! | *site*, *tick* | the line that leased; a step of 100 ms of the coarse clock |
 //! | *note* | site and tick, in the record of a block or beside a large mapping |
+//! | *walk* | one visit of every connection, to add up or to look for something |
+//! | *quiescent* | of a governor: no connection is open, and nothing is charged |
+//! | *fault* | something that is refused or revoked on purpose, in tests |
 //!
 //! # The tree
 //!
@@ -430,6 +433,30 @@
 //!
 //! Files: `registry.rs`, `keyed.rs`, `clock.rs`, `report.rs`, `governor/snapshot.rs`.
 //!
+//! # Metrics, reports, events
+//!
+//! A *walk* visits every connection once, one after another, each under its own mutex, and adds up what
+//! it has: all from one reading of each magazine's word. A connection that moves in the registry meanwhile
+//! knows by two bits that this walk has seen it. What connections have folded is read before the walk, so
+//! that nothing is counted twice; what is folded meanwhile is missed, and the highest sums that were shown
+//! keep a counter from falling. Publishing, a report and the search for old orphans are walks; they need the
+//! same memory however many connections there are, but for the report.
+//!
+//! The most memory that a connection ever had is kept as the number of a histogram's bucket: four bits
+//! beside the two. The ends of connections are counted in these buckets under the tree's lock, which
+//! the end holds anyway. A publication takes the counts and hands each out as one sample that
+//! occurred so often.
+//!
+//! A line is named for each block that is out, for each open stream, and for each open guard. A reservation
+//! counts to the line of its guard. An owned lease notes its line when it takes a fresh block or is pinned;
+//! until then a block that lay idle has the line that leased it before.
+//!
+//! *Faults* (feature `testing`) are decided where a request enters and before it takes a lock. While there
+//! are any, connections keep no idle blocks, so that every lease comes by there.
+//!
+//! Files: `counters.rs`, `connection/marks.rs`, `connection/audit.rs`, `connection/events.rs`,
+//! `governor/metrics.rs`, `metrics.md`, `governor/report.rs`, `summary.rs`, `testing.rs`.
+//!
 //! [`Clock`]: crate::Clock
 //! [`maintain`]: crate::Governor::maintain
 //! [`snapshot`]: crate::Governor::snapshot
@@ -481,7 +508,7 @@
 //! | priorities; allow list; limits by subnet and rate | yes | yes | no |
 //! | limits scaled to the machine; limits from a file | yes, for six types of node; TOML and JSON | yes; JSON | no |
 //! | tries limits out before they refuse | yes, scope by scope | no | no |
-//! | metrics exporter and dashboard | not yet | yes | no |
+//! | metrics | yes, by size of block too | yes | no |
 //!
 //! # How it is checked
 //!
@@ -593,6 +620,6 @@
 //!   other partition, after which a waiter stands below other scopes.
 //! - **Deadlines** before a bind. [`maintain`] will end what is late. Today it visits only connections that
 //!   may keep idle blocks (members), so deadlines need a list of their own.
-//! - **Exporters of metrics, adapters for transports, and a watch on the process's real memory.**
+//! - **Adapters for transports, and a watch on the process's real memory.**
 //!
 //! Out of scope for good: authentication, bandwidth, and quotas across machines.

@@ -1,5 +1,8 @@
 //! The root: limits, memory and connections of one node.
 
+#[cfg(feature = "metrics")]
+mod metrics;
+mod report;
 mod snapshot;
 
 use std::fmt;
@@ -15,6 +18,7 @@ use crate::limits::{Limits, ScopeLimits};
 use crate::name::{ConnectionId, Direction, PeerKey};
 use crate::report::Drained;
 use crate::sync::Arc;
+use crate::sync::unmodelled::{AtomicU64, Relaxed};
 
 /// Governs the connections of one node: one budget, one arena, one registry.
 ///
@@ -65,7 +69,17 @@ impl Governor {
             zero_on_return: false,
             fragmentation_bytes: None,
             clock: Box::new(SystemClock::default()),
+            name: None,
+            #[cfg(feature = "tracing")]
+            old_orphans: std::time::Duration::from_secs(60),
+            #[cfg(feature = "testing")]
+            faults: crate::testing::Faults::default(),
         }
+    }
+
+    /// What metrics and reports call it.
+    pub fn name(&self) -> &str {
+        &self.shared.name
     }
 
     /// Asks to admit a connection that the remote side opened.
@@ -162,7 +176,8 @@ impl Governor {
     /// - gives back the idle blocks of each magazine (eight blocks of one size) from which its connection
     ///   leased nothing since the call before. Each connection that may keep idle blocks is locked for a
     ///   moment;
-    /// - gives back what the limits by subnet no longer need.
+    /// - gives back what the limits by subnet no longer need;
+    /// - publishes metrics (feature `metrics`), if a recorder is installed.
     ///
     /// How much a connection keeps idle depends on these calls. Without any, it keeps at most 16 idle
     /// blocks of a size: those in its first magazine, and in one further. For ten seconds after a call
@@ -172,6 +187,8 @@ impl Governor {
     /// [`trim`](ConnectionHandle::trim) and at the close.
     pub fn maintain(&self) {
         self.shared.maintain();
+        #[cfg(feature = "metrics")]
+        self.publish_metrics();
     }
 }
 
@@ -190,9 +207,36 @@ pub struct GovernorBuilder {
     zero_on_return: bool,
     fragmentation_bytes: Option<u64>,
     clock: Box<dyn Clock>,
+    name: Option<String>,
+    #[cfg(feature = "tracing")]
+    old_orphans: std::time::Duration,
+    #[cfg(feature = "testing")]
+    faults: crate::testing::Faults,
 }
 
 impl GovernorBuilder {
+    /// From which age on [`maintain`](Governor::maintain) tells `tracing` of a lease that outlives its
+    /// connection's guard. A minute unless set.
+    #[cfg(feature = "tracing")]
+    pub fn warn_of_orphans_older_than(mut self, age: std::time::Duration) -> Self {
+        self.old_orphans = age;
+        self
+    }
+
+    /// Faults on purpose, for tests. None unless set.
+    #[cfg(feature = "testing")]
+    pub fn faults(mut self, faults: crate::testing::Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    /// What metrics and reports call the governor, to tell it from others of the process. A number that
+    /// no other governor of the process was given, unless set.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// What each scope may use. Unlimited unless set.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -234,12 +278,24 @@ impl GovernorBuilder {
     /// If the size classes are not as [`size_classes`](Self::size_classes) says, or the limits are none
     /// that [`Governor::new`] takes.
     pub fn build(self) -> Result<Governor, ConfigError> {
-        let Self { limits, classes, zero_on_return, fragmentation_bytes, clock } = self;
+        static UNNAMED: AtomicU64 = AtomicU64::new(1);
+        let Self { limits, classes, zero_on_return, fragmentation_bytes, clock, name, .. } = self;
         limits.validate()?;
         let bounds = Bounds::new(limits.mapped_memory(false), classes.len(), fragmentation_bytes);
         let arena = Arena::new(&classes, bounds, zero_on_return)?;
-        let shared = Arc::new(Shared::new(arena, limits, clock, fragmentation_bytes));
-        Ok(Governor { shared })
+        let name = name.unwrap_or_else(|| UNNAMED.fetch_add(1, Relaxed).to_string());
+        #[cfg_attr(not(any(feature = "tracing", feature = "testing")), expect(unused_mut))]
+        let mut shared = Shared::new(name, arena, limits, clock, fragmentation_bytes);
+        #[cfg(feature = "tracing")]
+        {
+            shared.events.old = self.old_orphans;
+        }
+        #[cfg(feature = "testing")]
+        {
+            shared.tree.lock().bars_idle = self.faults.are_any();
+            shared.faults = self.faults;
+        }
+        Ok(Governor { shared: Arc::new(shared) })
     }
 }
 

@@ -9,6 +9,7 @@ mod admission;
 mod arena;
 mod clock;
 mod connection;
+mod counters;
 pub mod design;
 mod error;
 pub mod future;
@@ -24,6 +25,8 @@ mod lease;
 mod limit;
 mod limits;
 mod magazine;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod name;
 mod priority;
 mod ranges;
@@ -34,8 +37,11 @@ mod reservation;
 mod scope;
 mod stream;
 mod subnet;
+mod summary;
 #[cfg_attr(leasehold_loom, allow(unsafe_code, reason = "loom's cells are reached by pointer"))]
 mod sync;
+#[cfg(feature = "testing")]
+mod testing;
 mod try_box;
 mod usage;
 
@@ -68,6 +74,12 @@ pub use report::{
 pub use request::Request;
 pub use reservation::Reservation;
 pub use stream::StreamGuard;
+pub use summary::{
+    Group, MemoryUse, Names, NotQuiescent, Report, ReportOptions, ReportedConnection, ScopeUse,
+    Site,
+};
+#[cfg(feature = "testing")]
+pub use testing::Faults;
 pub use usage::Usage;
 
 #[cfg(all(feature = "__holds", not(leasehold_loom)))]

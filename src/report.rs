@@ -17,6 +17,10 @@ pub struct Reclaimed {
     pub cached_bytes: u64,
     /// Blocks of owned leases that were revoked and of borrowed leases that were forgotten.
     pub leased_bytes: u64,
+    /// How many owned leases were revoked.
+    pub revoked_leases: u64,
+    /// Of `leased_bytes`, the borrowed leases that were forgotten.
+    pub forgotten_bytes: u64,
     /// Reservations.
     pub reserved_bytes: u64,
     /// Streams.
@@ -32,6 +36,8 @@ impl Reclaimed {
     pub(crate) fn add(&mut self, other: &Reclaimed) {
         self.cached_bytes = self.cached_bytes.saturating_add(other.cached_bytes);
         self.leased_bytes = self.leased_bytes.saturating_add(other.leased_bytes);
+        self.revoked_leases = self.revoked_leases.saturating_add(other.revoked_leases);
+        self.forgotten_bytes = self.forgotten_bytes.saturating_add(other.forgotten_bytes);
         self.reserved_bytes = self.reserved_bytes.saturating_add(other.reserved_bytes);
         self.streams = self.streams.saturating_add(other.streams);
         self.pinned_bytes = self.pinned_bytes.saturating_add(other.pinned_bytes);
@@ -129,6 +135,7 @@ pub struct Orphan {
 
 /// How often a scope refused something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct RefusalRow {
     /// The scope that refused.
@@ -161,6 +168,10 @@ pub struct Totals {
     pub admitted: u64,
     /// Requests of every kind refused, ever.
     pub refused: u64,
+    /// Owned leases that a close took from their holders, ever.
+    pub revoked_leases: u64,
+    /// Borrowed leases that were forgotten and that the guard's end took back, ever.
+    pub leaked_bytes: u64,
     /// Connections whose guard is alive.
     pub connections: u64,
 }

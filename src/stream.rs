@@ -66,7 +66,7 @@ impl Request<'_, ConnectionHandle> {
     #[track_caller]
     pub fn try_open_stream(self, direction: Direction) -> Result<StreamGuard, LeaseError> {
         let (handle, _, site) = self.parts();
-        let account = handle.connection().open_stream(direction)?;
+        let account = handle.connection().open_stream(direction, site)?;
         let tick = handle.connection().hot().tick();
         Ok(StreamGuard { handle: handle.clone(), account, direction, site, tick })
     }

@@ -22,6 +22,20 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// How much of one resource is in use.
+    pub fn of(&self, resource: Resource) -> u64 {
+        match resource {
+            Resource::Memory => self.memory,
+            Resource::Connections => self.connections(),
+            Resource::ConnectionsInbound => self.connections_inbound.into(),
+            Resource::ConnectionsOutbound => self.connections_outbound.into(),
+            Resource::Streams => self.streams(),
+            Resource::StreamsInbound => self.streams_inbound.into(),
+            Resource::StreamsOutbound => self.streams_outbound.into(),
+            Resource::Fds => self.fds.into(),
+        }
+    }
+
     /// Connections, on whichever side they were opened.
     pub fn connections(&self) -> u64 {
         u64::from(self.connections_inbound) + u64::from(self.connections_outbound)

@@ -75,6 +75,15 @@ fn asserted() -> Vec<&'static str> {
         Totals,
         Reservation,
         StreamGuard,
+        Group,
+        MemoryUse,
+        Names,
+        NotQuiescent,
+        Report,
+        ReportOptions,
+        ReportedConnection,
+        ScopeUse,
+        Site,
         Usage,
     ]
 }
@@ -90,13 +99,26 @@ fn asserted_of_serde() -> Vec<&'static str> {
     Vec::new()
 }
 
+/// Those that only the feature `testing` brings.
+#[cfg(feature = "testing")]
+fn asserted_of_testing() -> Vec<&'static str> {
+    exported![Faults]
+}
+
+#[cfg(not(feature = "testing"))]
+fn asserted_of_testing() -> Vec<&'static str> {
+    Vec::new()
+}
+
 /// The types that `src/lib.rs` exports: every `pub use`, without constants and traits.
 fn exported_types() -> Vec<&'static str> {
     let source = include_str!("../src/lib.rs");
     let parts: Vec<_> = source.split("pub use ").collect();
     let uses = parts.windows(2).filter(|parts| {
         // Without the feature, what it brings is not there to be asserted.
-        cfg!(feature = "serde") || !parts[0].ends_with("#[cfg(feature = \"serde\")]\n")
+        let needs = |feature| parts[0].ends_with(&format!("#[cfg(feature = \"{feature}\")]\n"));
+        (cfg!(feature = "serde") || !needs("serde"))
+            && (cfg!(feature = "testing") || !needs("testing"))
     });
     let uses = uses.map(|parts| parts[1].split(';').next().unwrap());
     uses.flat_map(|path| path.split(|c: char| !c.is_alphanumeric() && c != '_'))
@@ -110,6 +132,7 @@ fn exported_types() -> Vec<&'static str> {
 fn every_public_type_is_send_and_sync() {
     let (mut asserted, mut exported) = (asserted(), exported_types());
     asserted.extend(asserted_of_serde());
+    asserted.extend(asserted_of_testing());
     asserted.sort_unstable();
     exported.sort_unstable();
     assert_eq!(asserted, exported);

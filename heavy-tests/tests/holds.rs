@@ -4,14 +4,19 @@
 //! `cargo test --release -p leasehold-heavy-tests --features holds --test holds -- --nocapture`
 #![allow(clippy::disallowed_types, reason = "tests are never modelled")]
 
+#[path = "../../tests/common/recorder.rs"]
+#[allow(dead_code, reason = "a part of it is used")]
+mod recorder;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use leasehold::{
     __holds::take_longest, ConnectionGuard, Direction, Governor, Limits, PeerKey, PrefixLimits,
-    ScopeLimits, SubnetLimits,
+    ReportOptions, ScopeLimits, SubnetLimits,
 };
+use recorder::Kept;
 
 /// Prints the longest hold while `work` runs, and how long all of it takes.
 fn measure<T>(what: &str, count: usize, work: impl FnOnce() -> T) -> T {
@@ -128,6 +133,9 @@ fn the_longest_holds() {
         for guard in &guards[..count / 10] {
             drop(guard.try_lease(512).expect("room"));
         }
+        measure("publish_metrics", count, || Kept::publish(&governor));
+        measure("publish_metrics, again", count, || Kept::publish(&governor));
+        drop(measure("report", count, || governor.report(&ReportOptions::default())));
         let all =
             Limits::unlimited().peer(ScopeLimits::unlimited().memory(leasehold::Limit::Blocked));
         measure("set_limits that block, a tenth has idle blocks", count, || {

@@ -147,6 +147,13 @@ impl SizeClass {
         self.slabs.lock().get_mut(slab)?.records().get(index)?.note.read()
     }
 
+    pub(super) fn set_note(&self, number: u32, site: &'static Location<'static>, tick: u32) {
+        let (slab, index) = split(number);
+        if let Some(slab) = self.slabs.lock().get_mut(slab) {
+            slab.records()[index].note.write(site, tick);
+        }
+    }
+
     /// Unmaps empty slabs while there are more than `keep`, one after another. Call with no lock
     /// held.
     pub(super) fn unmap_empty(&self, keep: usize, books: &Books) {

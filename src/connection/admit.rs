@@ -33,9 +33,11 @@ impl Connection {
             terms.class.map(|name| Named::new(name.as_bytes(), &shared.hot.hasher)).transpose()?;
         let now = shared.read_clock();
         let refuse = |refused: Refused| {
-            shared.tree.lock().count_refusal(&refused);
+            shared.count_refusal(&refused);
             AdmitError::from(refused)
         };
+        #[cfg(feature = "testing")]
+        shared.faults.admission().map_err(refuse)?;
         let admitted = Attempts::default().run(
             || Some(shared.clone()),
             |attempts| attempt_admit(shared, &terms, peer, class, now, attempts),
@@ -198,7 +200,7 @@ impl Connection {
         if goes_back && sides.scopes.is_allowlisted(parents, ip) {
             return Ok(());
         }
-        let from = self.ip(sides.ledger).filter(|_| sides.ledger.counted);
+        let from = self.ip(sides.ledger).filter(|_| sides.ledger.marks.is_counted());
         let from = from.map(|from| sides.shared.tree.address(from));
         let mut visit = sides.visit(ip).instead_of(from);
         sides.scopes.subnets.check(&mut visit, now);
@@ -209,7 +211,7 @@ impl Connection {
         }
         match moved {
             Ok(()) => {
-                sides.ledger.counted = false;
+                sides.ledger.marks.set_counted(false);
                 sides.arrive(&visit);
                 from.into_iter().for_each(|from| sides.scopes.subnets.leave(from));
                 Ok(())

@@ -276,6 +276,10 @@ impl Connection {
         &self,
         attempt: impl FnMut(&mut Attempts) -> Result<T, Stop>,
     ) -> Result<T, Stop> {
+        #[cfg(feature = "testing")]
+        if let Some(shared) = self.lock().state.shared.as_deref() {
+            shared.faults.request()?;
+        }
         let mut attempts = Attempts::default();
         let done = attempts.run(|| self.lock().state.shared.clone(), attempt);
         if done.is_err() || attempts.has_flushed.get() {
@@ -303,8 +307,9 @@ impl Connection {
     /// Counts a refusal that reaches the caller.
     #[cold]
     pub(crate) fn count_refusal(&self, refused: &Refused) {
-        if let Some(shared) = self.lock().state.shared.as_deref() {
-            shared.tree.lock().count_refusal(refused);
+        let shared = self.lock().state.shared.clone();
+        if let Some(shared) = shared {
+            shared.count_refusal(refused);
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::panic::Location;
 
-use super::state::Phase;
+use super::marks::Walk;
+use super::state::{Ledger, Phase, Streams};
 use super::{Connection, Home, State};
+use crate::counters::{Holdings, LARGE};
 use crate::error::Closed;
-use crate::magazine::SlotRef;
+use crate::magazine::{SlotRef, Slots};
 use crate::name::Source;
 use crate::report::ConnectionUsage;
 
@@ -14,15 +16,15 @@ pub(crate) struct Audit {
     pub(crate) usage: ConnectionUsage,
     pub(crate) source: Option<Source>,
     pub(crate) closed: bool,
-    pub(crate) gone: bool,
-    /// Leased and returned since the counts were last folded.
-    pub(crate) leased_bytes: u64,
-    pub(crate) returned_bytes: u64,
-    pub(crate) orphans: Vec<OrphanNote>,
+    pub(crate) orphans: Vec<Holder>,
 }
 
-/// A block that outlives its connection's guard.
-pub(crate) struct OrphanNote {
+/// What keeps something of a connection.
+pub(crate) struct Holder {
+    /// An open connection, a stream, or how a lease holds its block.
+    pub(crate) kind: &'static str,
+    /// Whether it outlives the connection's guard.
+    pub(crate) orphaned: bool,
     pub(crate) site: &'static Location<'static>,
     pub(crate) tick: u32,
     pub(crate) bytes: u64,
@@ -35,31 +37,24 @@ impl Connection {
         Ok(self.usage_of(&locked.state))
     }
 
-    /// What a report says of the connection: its use, its orphans, and what it has leased and
-    /// returned since its counts were last folded.
-    pub(crate) fn audit(&self) -> Audit {
+    /// Adds what the connection holds to the sums of a walk, unless it came by already.
+    pub(super) fn add_to(&self, holdings: &mut Holdings, walk: Walk) {
+        let mut locked = self.lock();
+        if locked.ledger().marks.see(walk) {
+            self.add_holdings(locked.ledger(), holdings);
+        }
+    }
+
+    /// What a report says of the connection: its use and its orphans. Adds what it holds to the sums.
+    pub(crate) fn audit(&self, holdings: &mut Holdings) -> Audit {
         let state = &self.lock().state;
         let ledger = &state.ledger;
-        let gone = ledger.phase == Phase::Gone;
-        let (mut leased_bytes, mut returned_bytes) = (0, 0);
-        let mut orphans = Vec::new();
-        for home in self.magazines(ledger) {
-            let (word, bytes) = (self.magazine(home).word(), self.block_bytes(home));
-            leased_bytes += word.leases() * bytes;
-            returned_bytes += word.returns() * bytes;
-            // Its slab stays mapped while the state is locked.
-            let notes = word.outstanding().filter_map(|slot| self.note(state, home, slot));
-            let notes = notes.map(|(site, tick)| OrphanNote { site, tick, bytes });
-            orphans.extend(notes.filter(|_| gone));
-        }
+        self.add_holdings(ledger, holdings);
         Audit {
             usage: self.usage_of(state),
             source: self.source(ledger),
             closed: ledger.phase != Phase::Open,
-            gone,
-            leased_bytes,
-            returned_bytes,
-            orphans,
+            orphans: if ledger.phase == Phase::Gone { self.blocks(state) } else { Vec::new() },
         }
     }
 
@@ -75,27 +70,99 @@ impl Connection {
     fn usage_of(&self, State { shared, ledger }: &State) -> ConnectionUsage {
         let peer = ledger.parents.peer().zip(shared.as_deref());
         let [streams_inbound, streams_outbound] = ledger.stream_counts();
-        let mut usage = ConnectionUsage {
+        let mut own = Holdings::default();
+        self.add_holdings(ledger, &mut own);
+        // A large lease that was returned is charged until it is unmapped.
+        let unmapping = ledger.large_bytes() - own.outstanding_bytes[LARGE];
+        ConnectionUsage {
             peer: peer.and_then(|(peer, shared)| shared.tree.peer_name(peer)),
             memory: ledger.memory,
+            cached_bytes: own.idle_bytes.iter().sum(),
+            leased_bytes: own.outstanding_bytes.iter().sum::<u64>() - own.detached_bytes
+                + unmapping,
+            detached_bytes: own.detached_bytes,
             reserved_bytes: ledger.reserved,
             streams_inbound,
             streams_outbound,
-            ..ConnectionUsage::default()
-        };
-        let mut large_out = 0;
-        for home in self.magazines(ledger) {
-            let (word, block_bytes) = (self.magazine(home).word(), self.block_bytes(home));
-            let bytes = |blocks: u32| u64::from(blocks) * block_bytes;
-            let (outstanding, detached) = (word.outstanding().len(), word.detached().len());
-            usage.cached_bytes += bytes(word.idle().len());
-            usage.leased_bytes += bytes(outstanding - detached);
-            usage.detached_bytes += bytes(detached);
-            large_out += bytes(if home.is_large() { outstanding } else { 0 });
         }
-        // A large lease that was returned is charged until it is unmapped.
-        usage.leased_bytes += ledger.large_bytes() - large_out;
-        usage
+    }
+
+    fn add_holdings(&self, ledger: &Ledger, holdings: &mut Holdings) {
+        holdings.reserved_bytes = holdings.reserved_bytes.saturating_add(ledger.reserved);
+        holdings.connections += u64::from(ledger.phase != Phase::Gone);
+        for home in self.magazines(ledger) {
+            let (word, size) = (self.magazine(home).word(), home.kind());
+            let block_bytes = self.block_bytes(home);
+            let bytes = |slots: Slots| u64::from(slots.len()) * block_bytes;
+            holdings.leased_bytes[size] += word.leases() * block_bytes;
+            holdings.returned_bytes[size] += word.returns() * block_bytes;
+            holdings.idle_bytes[size] += bytes(word.idle());
+            holdings.detached_bytes += bytes(word.detached());
+            holdings.pinned_leases += u64::from(word.pinned().len());
+            holdings.outstanding_bytes[size] += bytes(word.outstanding());
+            if ledger.phase == Phase::Gone {
+                holdings.orphaned_bytes += bytes(word.outstanding());
+                holdings.orphans += u64::from(word.outstanding().len());
+            }
+        }
+    }
+
+    /// Visits all that keeps something of the connection, unless the walk came by already: its guard,
+    /// to which its reservations count, its streams, and what has its blocks.
+    pub(crate) fn for_each_holder(&self, walk: Walk, mut visit: impl FnMut(Holder)) {
+        let mut locked = self.lock();
+        if !locked.ledger().marks.see(walk) {
+            return;
+        }
+        let ledger = &locked.state.ledger;
+        if ledger.phase != Phase::Gone {
+            visit(Holder {
+                kind: "connection",
+                orphaned: false,
+                site: self.site,
+                tick: self.admitted_tick,
+                bytes: ledger.reserved,
+            });
+            for stream in ledger.streams().into_iter().flat_map(Streams::iter_open) {
+                let (site, tick) = stream.opened;
+                visit(Holder { kind: "stream", orphaned: false, site, tick, bytes: 0 });
+            }
+        }
+        self.for_each_block(&locked.state, visit);
+    }
+
+    /// What still has blocks, if anything does.
+    #[cfg(feature = "tracing")]
+    pub(super) fn orphans(
+        &self,
+        state: &State,
+    ) -> Option<(crate::sync::Arc<super::Shared>, Vec<Holder>)> {
+        let shared = state.shared.clone().filter(|_| state.ledger.stragglers > 0)?;
+        Some((shared, self.blocks(state)))
+    }
+
+    fn blocks(&self, state: &State) -> Vec<Holder> {
+        let mut holders = Vec::new();
+        self.for_each_block(state, |holder| holders.push(holder));
+        holders
+    }
+
+    /// Visits what has a block. Its slab stays mapped while the state is locked.
+    fn for_each_block(&self, state: &State, mut visit: impl FnMut(Holder)) {
+        let orphaned = state.ledger.phase == Phase::Gone;
+        for home in self.magazines(&state.ledger) {
+            let (word, bytes) = (self.magazine(home).word(), self.block_bytes(home));
+            for (kind, slots) in [
+                ("borrowed", word.borrowed()),
+                ("owned", word.revocable()),
+                ("pinned", word.pinned()),
+                ("detached", word.detached()),
+            ] {
+                for (site, tick) in slots.filter_map(|slot| self.note(state, home, slot)) {
+                    visit(Holder { kind, orphaned, site, tick, bytes });
+                }
+            }
+        }
     }
 
     fn note(

@@ -38,9 +38,12 @@ impl Connection {
             if ends_now {
                 reclaimed.streams = ledger.stream_counts().into_iter().map(u64::from).sum();
                 if ledger.stragglers > 0 {
+                    let revoked_bytes = reclaimed.leased_bytes;
                     self.take_forgotten(shared, ledger, &mut reclaimed);
+                    reclaimed.forgotten_bytes = reclaimed.leased_bytes - revoked_bytes;
                 }
             }
+            shared.count_reclaimed(&reclaimed);
             self.leave_stream_classes(shared, ledger, ends_now);
             if let Ok(mut sides) = locked.sides(self) {
                 sides.leave(&before, ends_now);
@@ -52,8 +55,14 @@ impl Connection {
         if locked.ledger().stragglers > 0 {
             self.count_what_is_out(locked.ledger(), &mut reclaimed);
         }
+        #[cfg(feature = "tracing")]
+        let orphaned = if ends_now { self.orphans(&locked.state) } else { None };
         self.remove_over(&mut locked);
         drop(self.unlock(locked));
+        #[cfg(feature = "tracing")]
+        if let Some((shared, orphans)) = orphaned {
+            shared.tell_orphaned(self.serial, &orphans);
+        }
         // Last, for a waker may run any code, and panic: by now all of the above is true.
         if let (Some(_), _) | (_, Some(_)) = wakers {
             wake_all(wakers.0, wakers.1);
@@ -82,6 +91,7 @@ impl Connection {
             }
             reclaimed.cached_bytes += u64::from(before.idle().len()) * bytes;
             reclaimed.leased_bytes += u64::from(before.revocable().len()) * bytes;
+            reclaimed.revoked_leases += u64::from(before.revocable().len());
             freed += self.give(shared, home, before.idle().union(before.revocable()));
         }
         // The first magazine carries the mark in any case, for all to see.
@@ -198,6 +208,8 @@ impl Sides<'_> {
         less.sub(&left_behind);
         let parents = self.ledger.parents;
         self.ledger.parents = self.scopes.depart(parents, &less, &left_behind);
+        let age = self.connection.hot.age(self.connection.admitted_tick);
+        self.scopes.ended.count(age, self.ledger.marks.peak_bucket());
         self.ledger.phase = Phase::Gone;
     }
 }

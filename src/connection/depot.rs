@@ -6,12 +6,9 @@
 //! blocks become fewer under the connection's mutex alone, so a stocked magazine always has one.
 
 use crate::arena::{Anchored, Block, Mapping};
+use crate::counters::LARGE;
 use crate::magazine::{Extra, Hold, Word};
-use crate::ranges::MAX_SIZE_CLASSES;
 use crate::try_box::OutOfMemory;
-
-/// The kind of magazines for large leases. The others are for the size classes.
-pub(super) const LARGE: usize = MAX_SIZE_CLASSES;
 
 /// One row for each size class, and one for large leases, which are never stocked.
 #[derive(Default)]

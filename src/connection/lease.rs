@@ -51,7 +51,17 @@ impl Connection {
                 self.attempt(|attempts| self.attempt_large(bytes, ask, attempts))
             }
         };
+        #[cfg(feature = "testing")]
+        if granted.is_ok() && self.revokes() {
+            // As if another thread closed the connection at this moment.
+            self.close(super::Closer::Outside);
+        }
         Ok(granted?)
+    }
+
+    #[cfg(feature = "testing")]
+    fn revokes(&self) -> bool {
+        self.lock().state.shared.as_deref().is_some_and(|shared| shared.faults.revokes())
     }
 
     fn attempt_block(
@@ -120,6 +130,10 @@ impl Connection {
         attempts.block = brought;
         let block = charged?.ok_or(Stop::Map(class))?;
         let (shared, ledger) = locked.parts()?;
+        if ask.hold == Hold::Owned {
+            // It may be kept without ever being pinned, which is when it would note this itself.
+            shared.arena.set_note(class, &block, ask.site, self.hot.tick());
+        }
         if let Some(vacant) = first.vacant_slot() {
             first.install(vacant, block, ask.hold, !ledger.caching);
             return Ok(granted_of_first(class, first, vacant));

@@ -143,6 +143,7 @@ impl Sides<'_> {
         };
         if taken.is_some() {
             self.ledger.memory += request.usage.memory - request.idle_bytes;
+            self.ledger.marks.raise_peak(self.ledger.memory);
         }
         Ok(taken)
     }
@@ -338,12 +339,14 @@ impl Sides<'_> {
     /// Counts the connection at the address that was compared with the limits, if any was.
     pub(super) fn arrive(&mut self, visit: &Visit) {
         self.leftovers.retired = Some(self.scopes.admit_visit(visit));
-        self.ledger.counted |= visit.counts();
+        if visit.counts() {
+            self.ledger.marks.set_counted(true);
+        }
     }
 
     /// The address that counts the connection does so no longer.
     pub(super) fn leave_address(&mut self) {
-        if std::mem::take(&mut self.ledger.counted)
+        if self.ledger.marks.take_counted()
             && let Some(from) = self.connection.ip(self.ledger)
         {
             self.scopes.subnets.leave(self.shared.tree.address(from));

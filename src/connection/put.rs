@@ -38,6 +38,9 @@ impl Connection {
     #[inline(never)]
     pub(crate) fn reclaim_unpinned(&self, home: Home<'_>, slot: usize) -> Locked<'_> {
         let mut locked = self.lock();
+        if let Some(shared) = locked.state.shared.as_deref() {
+            shared.folded.lock().revoked_leases += 1;
+        }
         self.take_back(&mut locked, home, slot);
         locked
     }
@@ -206,14 +209,12 @@ impl Connection {
         shared: Option<&Shared>,
         magazines: impl IntoIterator<Item = Home<'a>>,
     ) {
-        let (mut leased, mut returned) = (0, 0);
         for home in magazines {
             let (leases, returns) = self.magazine(home).fold();
-            leased += leases * self.block_bytes(home);
-            returned += returns * self.block_bytes(home);
-        }
-        if let Some(shared) = shared {
-            shared.count(leased, returned);
+            let bytes = self.block_bytes(home);
+            if let Some(shared) = shared {
+                shared.count(home.kind(), leases * bytes, returns * bytes);
+            }
         }
     }
 }

@@ -5,13 +5,16 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use super::Connection;
+use super::marks::Walk;
 use crate::arena::{Arena, Bounds, Lookup, SizeClasses};
 use crate::clock::Clock;
+use crate::counters::{BySize, Counters, Holdings};
+use crate::error::Refused;
 use crate::keyed::KeyedHasher;
 use crate::limits::{Limits, ScopeLimits};
 use crate::name::PeerKey;
 use crate::registry::Registry;
-use crate::report::Totals;
+use crate::report::Reclaimed;
 use crate::scope::{Partition, ScopeRef, Tree};
 use crate::sync::unmodelled::{AtomicU32, AtomicU64, Relaxed};
 use crate::sync::{Arc, Mutex};
@@ -19,6 +22,8 @@ use crate::sync::{Arc, Mutex};
 /// What all connections of a governor share. A connection keeps it until nothing of it is charged any
 /// more: a handle that is kept longer does not.
 pub(crate) struct Shared {
+    /// What metrics and reports call the governor.
+    pub(crate) name: String,
     pub(crate) arena: Arena,
     pub(crate) tree: Tree<Arc<Connection>>,
     pub(crate) registry: Registry<Connection>,
@@ -28,8 +33,14 @@ pub(crate) struct Shared {
     clock: Box<dyn Clock>,
     epoch: Duration,
     fragmentation_bytes: Option<u64>,
-    /// The highest totals a report has shown.
+    /// The highest sums of leased and returned bytes that were shown.
     shown: CachePadded<Mutex<Counters>>,
+    /// The latest walk over all connections.
+    walk: Mutex<Walk>,
+    #[cfg(feature = "tracing")]
+    pub(crate) events: super::events::Events,
+    #[cfg(feature = "testing")]
+    pub(crate) faults: crate::testing::Faults,
 }
 
 /// What every lease reads and next to nothing writes. It is small, and outlives the governor with the
@@ -46,7 +57,7 @@ pub(crate) struct Hot {
     /// The way to a block that is out.
     pub(crate) lookup: Lookup,
     /// Of names that a remote peer can choose.
-    pub(super) hasher: KeyedHasher,
+    pub(crate) hasher: KeyedHasher,
     /// Whether blocks are overwritten with zeroes as they come back.
     pub(crate) zero_on_return: bool,
 }
@@ -89,6 +100,7 @@ impl Hot {
 
 impl Shared {
     pub(crate) fn new(
+        name: String,
         arena: Arena,
         limits: Limits,
         clock: Box<dyn Clock>,
@@ -104,6 +116,7 @@ impl Shared {
             zero_on_return: arena.zero_on_return(),
         };
         Self {
+            name,
             arena,
             tree: Tree::new(limits, hot.hasher),
             registry: Registry::new(),
@@ -113,6 +126,11 @@ impl Shared {
             clock,
             fragmentation_bytes,
             shown: CachePadded::default(),
+            walk: Mutex::new(Walk::FIRST),
+            #[cfg(feature = "tracing")]
+            events: super::events::Events::default(),
+            #[cfg(feature = "testing")]
+            faults: crate::testing::Faults::default(),
         }
     }
 
@@ -192,6 +210,15 @@ impl Shared {
             self.arena.settle();
         }
         self.tree.maintain(now);
+        #[cfg(feature = "tracing")]
+        self.tell_old_orphans();
+    }
+
+    /// Counts a refusal that reaches the caller. Call with no lock held.
+    pub(super) fn count_refusal(&self, refused: &Refused) {
+        self.tree.lock().count_refusal(refused);
+        #[cfg(feature = "tracing")]
+        self.tell_refused(refused);
     }
 
     /// Advances the coarse clock, and returns how long ago the governor was made.
@@ -205,28 +232,57 @@ impl Shared {
         elapsed
     }
 
-    /// Adds to what was leased and returned.
-    pub(super) fn count(&self, leased_bytes: u64, returned_bytes: u64) {
+    /// Adds to what was leased and returned of one size.
+    pub(super) fn count(&self, size: usize, leased_bytes: u64, returned_bytes: u64) {
         if leased_bytes > 0 || returned_bytes > 0 {
             let mut folded = self.folded.lock();
-            folded.leased_bytes += leased_bytes;
-            folded.returned_bytes += returned_bytes;
+            folded.leased_bytes[size] += leased_bytes;
+            folded.returned_bytes[size] += returned_bytes;
         }
     }
 
-    /// Keeps the counters of `totals` from falling below what was shown before.
-    pub(crate) fn raise_floor(&self, totals: &mut Totals) {
-        let mut shown = self.shown.lock();
-        shown.leased_bytes = shown.leased_bytes.max(totals.leased_bytes);
-        shown.returned_bytes = shown.returned_bytes.max(totals.returned_bytes);
-        totals.leased_bytes = shown.leased_bytes;
-        totals.returned_bytes = shown.returned_bytes;
+    /// Counts what a close took from leases that are still kept, or were forgotten.
+    pub(super) fn count_reclaimed(&self, reclaimed: &Reclaimed) {
+        if reclaimed.leased_bytes > 0 {
+            let mut folded = self.folded.lock();
+            folded.revoked_leases += reclaimed.revoked_leases;
+            folded.leaked_bytes += reclaimed.forgotten_bytes;
+        }
     }
-}
 
-/// Counters that only rise.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) leased_bytes: u64,
-    pub(crate) returned_bytes: u64,
+    /// Adds up what all connections hold, one after another, and what was ever counted. Needs the same
+    /// memory however many there are.
+    pub(crate) fn add_up(&self) -> (Counters, Holdings) {
+        let folded = *self.folded.lock();
+        let mut holdings = Holdings::default();
+        self.walk(|connection, walk| connection.add_to(&mut holdings, walk));
+        (self.total(folded, &holdings), holdings)
+    }
+
+    /// Visits every connection. One that moves in the registry meanwhile may be visited twice, and
+    /// sees that it is the same walk.
+    pub(crate) fn walk(&self, mut visit: impl FnMut(&Connection, Walk)) {
+        let mut walk = self.walk.lock();
+        *walk = walk.next();
+        self.registry.for_each(|connection| visit(connection, *walk));
+    }
+
+    /// All that was ever counted: `folded`, as it was before the connections were looked at, and what
+    /// they had not folded yet. What was folded meanwhile is missed and never counted twice; the floor
+    /// keeps that from showing as a counter that falls.
+    pub(crate) fn total(&self, folded: Counters, holdings: &Holdings) -> Counters {
+        let mut shown = self.shown.lock();
+        let raise = |shown: &mut BySize, folded: BySize, since: BySize| {
+            for ((shown, folded), since) in shown.iter_mut().zip(folded).zip(since) {
+                *shown = folded.saturating_add(since).max(*shown);
+            }
+        };
+        raise(&mut shown.leased_bytes, folded.leased_bytes, holdings.leased_bytes);
+        raise(&mut shown.returned_bytes, folded.returned_bytes, holdings.returned_bytes);
+        Counters {
+            revoked_leases: folded.revoked_leases,
+            leaked_bytes: folded.leaked_bytes,
+            ..*shown
+        }
+    }
 }

@@ -1,11 +1,13 @@
 //! What a connection is charged for, and all else that its mutex guards.
 
+use std::panic::Location;
 use std::task::Waker;
 
 use hashbrown::HashTable;
 
 use super::account::StreamAccount;
 use super::depot::Depot;
+use super::marks::Marks;
 use super::wakers::Wakers;
 use super::{Connection, Shared};
 use crate::keyed::{shrink, spread};
@@ -35,8 +37,7 @@ pub(super) struct State {
 pub(super) struct Ledger {
     pub(super) phase: Phase,
     pub(super) kind: ConnectionKind,
-    /// Whether its address counts it.
-    pub(super) counted: bool,
+    pub(super) marks: Marks,
     /// Whether the scopes above list it as one that may keep idle blocks.
     pub(super) caching: bool,
     /// Leases that were out when the connection closed and have not dropped since.
@@ -78,6 +79,8 @@ pub(super) struct Streams {
 pub(super) struct Stream {
     pub(super) account: Arc<StreamAccount>,
     pub(super) direction: Direction,
+    /// The line that opened it, and when.
+    pub(super) opened: (&'static Location<'static>, u32),
     /// Whether its guard is alive, and counts.
     pub(super) open: bool,
     /// Whether it was told which class it belongs to.
@@ -94,7 +97,7 @@ pub(super) struct StreamClass {
 }
 
 impl Ledger {
-    /// Of a connection that has just been admitted.
+    /// Of a connection that has just been admitted, with this many bytes reserved.
     pub(super) fn new(
         parents: Parents,
         kind: ConnectionKind,
@@ -104,7 +107,7 @@ impl Ledger {
         Self {
             phase: Phase::Open,
             kind,
-            counted,
+            marks: Marks::new(counted, reserved),
             caching: false,
             stragglers: 0,
             memory: reserved,
@@ -221,10 +224,21 @@ impl Streams {
     }
 
     /// Enters a stream, for which there is room, and counts it.
-    pub(super) fn open(&mut self, key: u64, direction: Direction) -> Arc<StreamAccount> {
+    pub(super) fn open(
+        &mut self,
+        key: u64,
+        direction: Direction,
+        opened: (&'static Location<'static>, u32),
+    ) -> Arc<StreamAccount> {
         let account = Arc::new(StreamAccount::new(key));
-        let stream =
-            Stream { account: account.clone(), direction, open: true, bound: false, class: None };
+        let stream = Stream {
+            account: account.clone(),
+            direction,
+            opened,
+            open: true,
+            bound: false,
+            class: None,
+        };
         self.by_key.insert_unique(spread(key), stream, hash);
         *self.count_mut(direction) += 1;
         account
@@ -239,6 +253,11 @@ impl Streams {
 
     pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Stream> {
         self.by_key.find_mut(spread(key), |stream| stream.account.key() == key)
+    }
+
+    /// Those whose guard is alive.
+    pub(super) fn iter_open(&self) -> impl Iterator<Item = &Stream> {
+        self.by_key.iter().filter(|stream| stream.open)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream> {

@@ -61,7 +61,9 @@ impl Connection {
     pub(crate) fn open_stream(
         &self,
         direction: Direction,
+        site: &'static Location<'static>,
     ) -> Result<Arc<StreamAccount>, LeaseError> {
+        let opened = (site, self.hot.tick());
         self.attempt_and_count(|attempts| {
             let mut locked = self.lock_open()?;
             locked.ledger().streams_or_new()?.reserve()?;
@@ -71,7 +73,7 @@ impl Connection {
             sides.charge(attempts, &request, stream, |_, _, _| Some(()))?;
             let key = sides.scopes.next_stream();
             drop(sides);
-            Ok(locked.ledger().streams_or_new()?.open(key, direction))
+            Ok(locked.ledger().streams_or_new()?.open(key, direction, opened))
         })
     }
 

@@ -8,16 +8,25 @@ use crate::limit::Limit;
 use crate::priority::Priority;
 use crate::try_box::OutOfMemory;
 
-/// Declares an enum, and an `ALL` that holds every variant in the order of their declaration.
+/// Declares an enum with a label for each variant, as limits files, reports and metrics have it; and an
+/// `ALL` and `LABELS` that hold every variant in the order of their declaration.
 macro_rules! listed {
-    ($(#[$about:meta])* pub enum $name:ident { $($(#[$says:meta])* $variant:ident,)+ }) => {
+    ($(#[$about:meta])* pub enum $name:ident {
+        $($(#[$says:meta])* $variant:ident = $label:literal,)+
+    }) => {
         $(#[$about])*
+        #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
         pub enum $name {
             $($(#[$says])* $variant,)+
         }
 
         impl $name {
             pub(crate) const ALL: [Self; [$(Self::$variant),+].len()] = [$(Self::$variant),+];
+            pub(crate) const LABELS: [&str; Self::ALL.len()] = [$($label),+];
+
+            pub(crate) fn label(self) -> &'static str {
+                Self::LABELS[self as usize]
+            }
         }
     };
 }
@@ -28,27 +37,27 @@ listed! {
     #[non_exhaustive]
     pub enum Scope {
         /// Everything together, but for what only the allow list admitted.
-        System,
+        System = "system",
         /// All connections whose peer is not known yet.
-        Transient,
+        Transient = "transient",
         /// Everything that only the allow list admitted.
-        AllowlistedSystem,
+        AllowlistedSystem = "allowlisted_system",
         /// Of that, all connections whose peer is not known yet.
-        AllowlistedTransient,
+        AllowlistedTransient = "allowlisted_transient",
         /// Inbound connections from one prefix of addresses.
-        Subnet,
+        Subnet = "subnet",
         /// All connections of one peer.
-        Peer,
+        Peer = "peer",
         /// All connections and streams of one class: a listener, a protocol, a service.
-        Class,
+        Class = "class",
         /// One peer's part of one class.
-        ClassPeer,
+        ClassPeer = "class_peer",
         /// One connection.
-        Connection,
+        Connection = "connection",
         /// One stream.
-        Stream,
+        Stream = "stream",
         /// The arena, which bounds what is resident and asks the operating system for it.
-        Arena,
+        Arena = "arena",
     }
 }
 
@@ -76,21 +85,21 @@ listed! {
     #[non_exhaustive]
     pub enum Resource {
         /// Bytes of leased, cached and reserved memory.
-        Memory,
+        Memory = "memory",
         /// Connections, whichever side opened them.
-        Connections,
+        Connections = "connections",
         /// Connections that the remote side opened.
-        ConnectionsInbound,
+        ConnectionsInbound = "connections_inbound",
         /// Connections that this side opened.
-        ConnectionsOutbound,
+        ConnectionsOutbound = "connections_outbound",
         /// Streams, whichever side opened them.
-        Streams,
+        Streams = "streams",
         /// Streams that the remote side opened.
-        StreamsInbound,
+        StreamsInbound = "streams_inbound",
         /// Streams that this side opened.
-        StreamsOutbound,
+        StreamsOutbound = "streams_outbound",
         /// File descriptors.
-        Fds,
+        Fds = "fds",
     }
 }
 
@@ -129,15 +138,15 @@ listed! {
     #[non_exhaustive]
     pub enum Reason {
         /// Granting it would have exceeded the limit.
-        Limit,
+        Limit = "limit",
         /// The limit is [`Limit::Blocked`]: nothing of the kind is ever granted.
-        Blocked,
+        Blocked = "blocked",
         /// Too many came in too short a time.
-        Rate,
+        Rate = "rate",
         /// The operating system had no memory to map, or there was none for book-keeping; or no
         /// limit is in the way, and yet what is in use and what was requested are together more than
         /// can be counted.
-        OutOfMemory,
+        OutOfMemory = "out_of_memory",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Governor;
 use crate::connection::{Audit, Connection};
+use crate::counters::{BySize, Counters, Holdings};
 use crate::registry::Registered;
 use crate::report::{ConnectionRow, Orphan, RefusalRow, Snapshot, Totals};
 use crate::scope::Refusals;
@@ -16,39 +17,31 @@ impl Governor {
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
         shared.read_clock();
-        // The counters that connections have handed in, before those they still have: what is
-        // handed in meanwhile is missed and never counted twice, and the floor keeps that from
-        // showing as a counter that falls.
+        // Before the connections.
         let folded = *shared.folded.lock();
         let mut connections = Vec::new();
         shared.registry.for_each(|connection| connections.push(connection.clone()));
         connections.sort_unstable_by_key(|connection| connection.serial());
         connections.dedup_by_key(|connection| connection.serial());
 
-        let mut totals = Totals {
-            leased_bytes: folded.leased_bytes,
-            returned_bytes: folded.returned_bytes,
-            ..Totals::default()
-        };
+        let mut holdings = Holdings::default();
         let mut rows = Vec::with_capacity(connections.len());
         let mut orphans = Vec::new();
         for connection in &connections {
-            let audit = connection.audit();
-            add_to_totals(&mut totals, &audit);
+            let audit = connection.audit(&mut holdings);
             orphans.extend(self.orphans(connection, &audit));
             rows.push(self.row(connection, audit));
         }
         orphans.sort_unstable_by_key(|orphan| std::cmp::Reverse(orphan.age));
-        shared.raise_floor(&mut totals);
 
         let mut scopes = shared.tree.rows();
         scopes.sort_unstable_by(|a, b| {
             (a.scope, &a.class, &a.peer).cmp(&(b.scope, &b.class, &b.peer))
         });
         let tree = shared.tree.counters();
-        totals.admitted = tree.admitted;
         let refusals = refusal_rows(&tree.refusals);
-        totals.refused = refusals.iter().map(|row| row.count).sum();
+        let refused = refusals.iter().map(|row| row.count).sum();
+        let totals = totals(&shared.total(folded, &holdings), &holdings, tree.admitted, refused);
         Snapshot {
             scopes,
             connections: rows,
@@ -88,18 +81,22 @@ fn refusal_rows(refusals: &Refusals) -> Vec<RefusalRow> {
     refusals.iter().map(row).collect()
 }
 
-fn add_to_totals(totals: &mut Totals, audit: &Audit) {
-    // Two systems without limits can hold more together than can be counted.
-    let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
-    let outstanding = audit.usage.leased_bytes + audit.usage.detached_bytes;
-    add(&mut totals.leased_bytes, audit.leased_bytes);
-    add(&mut totals.returned_bytes, audit.returned_bytes);
-    add(&mut totals.outstanding_bytes, outstanding);
-    add(&mut totals.cached_bytes, audit.usage.cached_bytes);
-    add(&mut totals.reserved_bytes, audit.usage.reserved_bytes);
-    if audit.gone {
-        add(&mut totals.orphaned_bytes, outstanding);
-    } else {
-        totals.connections += 1;
+fn totals(counters: &Counters, holdings: &Holdings, admitted: u64, refused: u64) -> Totals {
+    Totals {
+        leased_bytes: sum(&counters.leased_bytes),
+        returned_bytes: sum(&counters.returned_bytes),
+        outstanding_bytes: sum(&holdings.outstanding_bytes),
+        cached_bytes: sum(&holdings.idle_bytes),
+        reserved_bytes: holdings.reserved_bytes,
+        orphaned_bytes: holdings.orphaned_bytes,
+        admitted,
+        refused,
+        revoked_leases: counters.revoked_leases,
+        leaked_bytes: counters.leaked_bytes,
+        connections: holdings.connections,
     }
+}
+
+fn sum(by_size: &BySize) -> u64 {
+    by_size.iter().sum()
 }

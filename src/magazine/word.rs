@@ -114,6 +114,11 @@ impl Word {
         Slots(self.byte(OWNED) & !self.byte(PINNED))
     }
 
+    /// Slots whose block a thread touches through an owned lease.
+    pub(crate) fn pinned(self) -> Slots {
+        Slots(self.byte(OWNED) & self.byte(PINNED))
+    }
+
     /// Slots whose block lives on as `Bytes`.
     pub(crate) fn detached(self) -> Slots {
         Slots(!self.byte(OWNED) & self.byte(PINNED))

@@ -21,9 +21,9 @@ pub(crate) struct TreeCounters {
 }
 
 impl<M: Member> Tree<M> {
-    /// Every scope: those that always exist first.
-    pub(crate) fn rows(&self) -> Vec<ScopeRow> {
-        let mut rows = Vec::new();
+    /// The scopes that always exist.
+    pub(crate) fn fixed_rows(&self) -> Vec<ScopeRow> {
+        let mut rows = Vec::with_capacity(4);
         let partitions = [Partition::Ordinary, Partition::Allowlisted];
         let fixed = partitions.map(|of| [ScopeRef::System(of), ScopeRef::Transient(of)]);
         for at in fixed.into_iter().flatten() {
@@ -32,6 +32,12 @@ impl<M: Member> Tree<M> {
                 rows.push(ScopeRow { scope: at.scope(), class: None, peer: None, usage, limits });
             }
         }
+        rows
+    }
+
+    /// Every scope: those that always exist first.
+    pub(crate) fn rows(&self) -> Vec<ScopeRow> {
+        let mut rows = self.fixed_rows();
         for part in 0..PARTS {
             // Room for the rows is made without the lock.
             let expected = self.lock().nodes.named.table.part(part).len();
@@ -51,6 +57,12 @@ impl<M: Member> Tree<M> {
             admitted: scopes.admitted,
             subnet_bytes: scopes.subnets.memory_bytes(),
         }
+    }
+
+    /// The connections that ended since the last call.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn take_ended(&self) -> crate::counters::Ended {
+        std::mem::take(&mut self.lock().ended)
     }
 
     /// What the ordinary system uses.

@@ -6,6 +6,7 @@ use super::members::{Member, Members};
 use super::named::{NameRef, Names};
 use super::nodes::Nodes;
 use super::{Named, Parents, Partition, Refusals, Shortfall, StreamShare};
+use crate::counters::Ended;
 use crate::error::{Refused, Scope};
 use crate::subnet::{Retired, Subnets, Visit};
 use crate::try_box::OutOfMemory;
@@ -21,6 +22,11 @@ pub(crate) struct Scopes<M> {
     pub(super) observed: Refusals,
     /// Connections admitted ever, and so the serial number of the last.
     pub(super) admitted: u64,
+    /// No connection is to keep idle blocks.
+    #[cfg(feature = "testing")]
+    pub(crate) bars_idle: bool,
+    /// Connections that ended.
+    pub(crate) ended: Ended,
     /// Streams opened ever, and so the key of the last.
     streams_opened: u64,
 }
@@ -34,6 +40,9 @@ impl<M: Member> Scopes<M> {
             refusals: Refusals::default(),
             observed: Refusals::default(),
             admitted: 0,
+            #[cfg(feature = "testing")]
+            bars_idle: false,
+            ended: Ended::default(),
             streams_opened: 0,
         }
     }
@@ -193,6 +202,8 @@ impl<M: Member> Scopes<M> {
     pub(crate) fn list(&mut self, id: u64, member: &M, parents: Parents) -> bool {
         let barred = self.nodes.ceilings.connection.bars_memory()
             && !self.nodes.observe.contains(Scope::Connection);
+        #[cfg(feature = "testing")]
+        let barred = barred || self.bars_idle;
         let Self { nodes, members, .. } = self;
         let welcome =
             nodes.climb(parents, |above| if above.may_cache() { Ok(()) } else { Err(()) });

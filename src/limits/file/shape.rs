@@ -53,16 +53,7 @@ scope_sections! {
 }
 
 /// The keys of one scope, in the order of [`Resource`].
-pub(super) const RESOURCES: [&str; Resource::ALL.len()] = [
-    "memory",
-    "connections",
-    "connections_inbound",
-    "connections_outbound",
-    "streams",
-    "streams_inbound",
-    "streams_outbound",
-    "fds",
-];
+pub(super) const RESOURCES: [&str; Resource::ALL.len()] = Resource::LABELS;
 
 /// The sections in `subnets`.
 pub(super) const SUBNETS: &[&str] = &["ipv4", "ipv6", "networks"];
@@ -75,18 +66,7 @@ pub(super) const RULE: &[&str] = &["network", "peer"];
 
 /// What `observe` can list, in the order of [`Scope`]: all but the arena at its end, which has no
 /// choice of its own.
-pub(super) const SCOPES: [&str; Scope::ALL.len() - 1] = [
-    "system",
-    "transient",
-    "allowlisted_system",
-    "allowlisted_transient",
-    "subnet",
-    "peer",
-    "class",
-    "class_peer",
-    "connection",
-    "stream",
-];
+pub(super) const SCOPES: [&str; Scope::ALL.len() - 1] = *Scope::LABELS.first_chunk().unwrap();
 
 /// What `node_type` can be, in the order of [`NodeType::ALL`].
 pub(super) const NODE_TYPES: [&str; NodeType::ALL.len()] =
