@@ -99,6 +99,8 @@ pub struct ScopeRow {
     pub usage: Usage,
     /// What may be in use.
     pub limits: ScopeLimits,
+    /// Whether it only [observes](crate::Observe), and refuses nothing.
+    pub observes: bool,
 }
 
 /// One connection that is open, or that is closed while its guard is alive or memory is still out.

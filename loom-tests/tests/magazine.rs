@@ -317,7 +317,7 @@ fn idle_blocks_of_several_that_come_and_go() {
     model("idle_blocks_of_several_that_come_and_go", Bounds::preemptions(4), || {
         let governor = governor_with_room(3);
         let [one, two, three, asks] = std::array::from_fn(|_| admit(&governor));
-        [&one, &two, &three].map(cache);
+        [&one, &two, &three].into_iter().for_each(cache);
         let (asked, all) = race(
             || asks.handle().try_reserve(bytes(2)),
             move || {

@@ -28,8 +28,14 @@ impl<M: Member> Tree<M> {
         let fixed = partitions.map(|of| [ScopeRef::System(of), ScopeRef::Transient(of)]);
         for at in fixed.into_iter().flatten() {
             if let Some(above) = self.lock().nodes.ancestor(at) {
-                let (usage, limits) = (above.node.used.usage(), above.ceilings.limits);
-                rows.push(ScopeRow { scope: at.scope(), class: None, peer: None, usage, limits });
+                rows.push(ScopeRow {
+                    scope: at.scope(),
+                    class: None,
+                    peer: None,
+                    usage: above.node.used.usage(),
+                    limits: above.ceilings.limits,
+                    observes: above.observes,
+                });
             }
         }
         rows
@@ -80,12 +86,14 @@ impl Nodes {
             (Some(_), None) => (all.of_class(class_name(name)), Some(class_name(name))),
             (Some(_), Some(_)) => (all.of_class_peer(class_name(name)), Some(class_name(name))),
         };
+        let level = ScopeRef::Named(of).scope();
         ScopeRow {
-            scope: ScopeRef::Named(of).scope(),
+            scope: level,
             class: class.map(Into::into),
             peer: peer.map(|peer| PeerKey::of_bounded(peer.name())),
             usage: scope.node.used.usage(),
             limits: *limits,
+            observes: self.observe.contains(level),
         }
     }
 }
