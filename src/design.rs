@@ -448,8 +448,11 @@
 //! occurred so often.
 //!
 //! A line is named for each block that is out, for each open stream, and for each open guard. A reservation
-//! counts to the line of its guard. An owned lease notes its line when it takes a fresh block or is pinned;
-//! until then a block that lay idle has the line that leased it before.
+//! counts to the line of its guard. An owned lease notes its line when it takes a fresh block, and when it is
+//! pinned for the first time. So an idle block that it took has the note of an earlier lease until then, and
+//! a magazine's word does not tell which. For an owned lease that is not pinned, on a connection that has
+//! ever kept blocks idle, a report names the line that admitted the connection, and the noted line as a
+//! possible one.
 //!
 //! *Faults* (feature `testing`) are decided where a request enters and before it takes a lock. While there
 //! are any, connections keep no idle blocks, so that every lease comes by there.

@@ -163,8 +163,16 @@ pub struct ReportedConnection {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Site {
-    /// File, line and column.
+    /// File, line and column. For a connection the line that admitted it, for all else the line that made
+    /// it, unless that is not [sure](Self::perhaps).
     pub site: String,
+    /// The line that may have made it, where that is not sure: `site` is then the line that admitted the
+    /// connection, and the age is the connection's.
+    ///
+    /// So it is with `owned` leases that are not pinned now, on a connection that has ever kept blocks
+    /// idle. An owned lease that takes an idle block notes its line only when it is pinned for the first
+    /// time, so this line may be that of an earlier lease of the same block.
+    pub perhaps: Option<String>,
     /// What was made there: a `connection`, a `stream`, or a lease that is `borrowed`, `owned`, `pinned`
     /// or `detached`, as `Bytes`, now.
     pub kind: &'static str,
@@ -205,9 +213,10 @@ impl fmt::Display for NotQuiescent {
 
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { site, kind, count, bytes, oldest_seconds, .. } = self;
+        let Self { site, perhaps, kind, count, bytes, oldest_seconds, .. } = self;
         let orphaned = if self.orphaned { "orphaned, " } else { "" };
         write!(f, "{bytes} bytes, {count} {orphaned}{kind}, {oldest_seconds:.1} s: {site}")?;
+        perhaps.as_ref().map_or(Ok(()), |line| write!(f, ", perhaps {line}"))?;
         self.connection.map_or(Ok(()), |id| write!(f, " (connection #{id})"))
     }
 }
@@ -222,9 +231,10 @@ impl ScopeUse {
         Self { scope: row.scope, name, resource, usage, limit, utilization, advice: None }
     }
 
-    /// The fullest of all limits.
+    /// The fullest of all limits that refuse something.
     pub(crate) fn fullest(rows: &[ScopeRow]) -> Option<(&ScopeRow, Resource)> {
-        let all = rows.iter().flat_map(|row| Resource::ALL.map(|resource| (row, resource)));
+        let refusing = rows.iter().filter(|row| !row.observes);
+        let all = refusing.flat_map(|row| Resource::ALL.map(|resource| (row, resource)));
         let uses = all.map(|(row, resource)| (row, Self::of(row, resource, None)));
         let limited = uses.filter(|(_, of)| of.limit.is_some());
         let fullest = limited.max_by(|(_, a), (_, b)| a.utilization.total_cmp(&b.utilization));

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::BufMut;
 use common::{HandClock, governor, scope};
 use leasehold::{
-    ConnectionGuard, Direction, Governor, Limits, Names, Report, ReportOptions, Resource, Scope,
-    Site,
+    ConnectionGuard, Direction, Governor, Limits, Names, Observe, Report, ReportOptions, Resource,
+    Scope, Site,
 };
 
 fn report(governor: &Governor) -> Report {
@@ -84,6 +84,24 @@ fn leases_that_are_kept_are_named_in_every_form() {
 }
 
 #[test]
+fn a_lease_that_noted_nothing_is_not_blamed_on_the_line_before() {
+    let governor = Governor::unlimited();
+    let guard = admit(&governor);
+    drop(guard.try_lease(512).unwrap());
+    let before = format!("{}:{}:", file!(), line!() - 1);
+    let mut owned = guard.handle().try_lease_owned(512).unwrap();
+    let sites = report(&governor).sites;
+    assert!(sites.iter().all(|site| !site.site.starts_with(&before)), "{sites:?}");
+    let row = sites.iter().find(|site| site.kind == "owned").unwrap();
+    let admitted = format!("{}:{}:", file!(), line_of("fn admit(") + 1);
+    assert!(row.site.starts_with(&admitted), "{row}");
+    assert!(row.perhaps.as_ref().unwrap().starts_with(&before), "{row}");
+    let pin = owned.pin().unwrap();
+    assert_named(&governor, line_of("let mut owned = guard"), "pinned", false);
+    drop(pin);
+}
+
+#[test]
 fn a_stream_that_is_never_closed_is_named() {
     let governor = Governor::unlimited();
     let guard = admit(&governor);
@@ -151,6 +169,12 @@ fn the_bottleneck_is_the_fullest_limit_and_says_what_would_have_to_give() {
     assert_eq!((bottleneck.scope, bottleneck.name.as_deref()), (Scope::Peer, Some("alice")));
     assert_eq!(bottleneck.utilization, 1.0);
     assert!(report(&Governor::unlimited()).bottleneck.is_none());
+
+    let mut limits = governor.limits();
+    limits.observe = Observe::none().scope(Scope::Peer);
+    governor.set_limits(limits).unwrap();
+    let bottleneck = report(&governor).bottleneck.unwrap();
+    assert_eq!(bottleneck.scope, Scope::System, "a scope that only observes refuses nothing");
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub(crate) struct Holder {
     /// Whether it outlives the connection's guard.
     pub(crate) orphaned: bool,
     pub(crate) site: &'static Location<'static>,
+    /// The line that noted the block last, where it need not be that of this lease. `site` is then the
+    /// line that admitted the connection.
+    pub(crate) perhaps: Option<&'static Location<'static>>,
     pub(crate) tick: u32,
     pub(crate) bytes: u64,
 }
@@ -120,12 +123,14 @@ impl Connection {
                 kind: "connection",
                 orphaned: false,
                 site: self.site,
+                perhaps: None,
                 tick: self.admitted_tick,
                 bytes: ledger.reserved,
             });
             for stream in ledger.streams().into_iter().flat_map(Streams::iter_open) {
                 let (site, tick) = stream.opened;
-                visit(Holder { kind: "stream", orphaned: false, site, tick, bytes: 0 });
+                let (kind, orphaned, perhaps, bytes) = ("stream", false, None, 0);
+                visit(Holder { kind, orphaned, site, perhaps, tick, bytes });
             }
         }
         self.for_each_block(&locked.state, visit);
@@ -150,6 +155,7 @@ impl Connection {
     /// Visits what has a block. Its slab stays mapped while the state is locked.
     fn for_each_block(&self, state: &State, mut visit: impl FnMut(Holder)) {
         let orphaned = state.ledger.phase == Phase::Gone;
+        let kept = state.ledger.marks.has_kept();
         for home in self.magazines(&state.ledger) {
             let (word, bytes) = (self.magazine(home).word(), self.block_bytes(home));
             for (kind, slots) in [
@@ -158,8 +164,17 @@ impl Connection {
                 ("pinned", word.pinned()),
                 ("detached", word.detached()),
             ] {
-                for (site, tick) in slots.filter_map(|slot| self.note(state, home, slot)) {
-                    visit(Holder { kind, orphaned, site, tick, bytes });
+                // An owned lease of an idle block notes nothing before its first pin, and nothing
+                // tells whether it was pinned.
+                let is_unsure = kind == "owned" && kept && !home.is_large();
+                for (noted, tick) in slots.filter_map(|slot| self.note(state, home, slot)) {
+                    visit(if is_unsure {
+                        let (site, perhaps) = (self.site, Some(noted));
+                        let tick = self.admitted_tick;
+                        Holder { kind, orphaned, site, perhaps, tick, bytes }
+                    } else {
+                        Holder { kind, orphaned, site: noted, perhaps: None, tick, bytes }
+                    });
                 }
             }
         }

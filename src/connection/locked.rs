@@ -327,6 +327,9 @@ impl Sides<'_> {
             && let Some(me) = &ledger.keep
         {
             ledger.caching = scopes.list(connection.serial, me, ledger.parents);
+            if ledger.caching {
+                ledger.marks.set_kept();
+            }
         }
     }
 

@@ -3,11 +3,11 @@
 use crate::counters::{PEAK_BYTES_BUCKETS, peak_bucket};
 
 /// ```text
-/// 6        5 ─ 4     3 ─ 0
-/// counted  walk      peak
+/// 7     6        5 ─ 4     3 ─ 0
+/// kept  counted  walk      peak
 /// ```
 ///
-/// *counted*: its address counts the connection. *walk*: which of two walks in turn saw it last, zero
+/// *kept*: the connection has kept blocks idle, at any time. *counted*: its address counts the connection. *walk*: which of two walks in turn saw it last, zero
 /// before the first. *peak*: the bucket of the most memory that it ever had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks(u8);
@@ -16,6 +16,7 @@ const PEAK: u8 = 0x0f;
 const WALK: u32 = 4;
 const WALK_MASK: u8 = 0x03 << WALK;
 const COUNTED: u8 = 1 << 6;
+const KEPT: u8 = 1 << 7;
 
 const _: () = assert!(PEAK_BYTES_BUCKETS.len() <= PEAK as usize);
 
@@ -37,6 +38,14 @@ impl Marks {
         marks.set_counted(counted);
         marks.raise_peak(bytes);
         marks
+    }
+
+    pub(super) fn has_kept(self) -> bool {
+        self.0 & KEPT != 0
+    }
+
+    pub(super) fn set_kept(&mut self) {
+        self.0 |= KEPT;
     }
 
     pub(super) fn is_counted(self) -> bool {

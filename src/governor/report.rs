@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::panic::Location;
 use std::time::{Duration, Instant};
 
 use super::Governor;
@@ -88,13 +89,16 @@ impl Governor {
     }
 }
 
+/// What is one row: the kind, whether it is orphaned, and the lines.
+type Key = (&'static str, bool, &'static Location<'static>, Option<&'static Location<'static>>);
+
 /// Every line that holds something, those with the most bytes first; and the `oldest` of what is held.
 fn read_sites(shared: &Shared, oldest: usize) -> (Vec<Site>, Vec<Site>) {
     let mut by_site = BTreeMap::new();
     let mut old: Vec<(u64, Holder)> = Vec::new();
     shared.walk(|connection, walk| {
         connection.for_each_holder(walk, |holder| {
-            let key = (holder.kind, holder.orphaned, holder.site);
+            let key = (holder.kind, holder.orphaned, holder.site, holder.perhaps);
             let (count, bytes, tick) = by_site.entry(key).or_insert((0, 0, holder.tick));
             (*count, *tick) = (*count + 1, (*tick).min(holder.tick));
             *bytes += holder.bytes;
@@ -107,8 +111,9 @@ fn read_sites(shared: &Shared, oldest: usize) -> (Vec<Site>, Vec<Site>) {
     });
     old.sort_by_key(|(_, holder)| holder.tick);
     old.truncate(oldest);
-    let site = |(kind, orphaned, site), (count, bytes, tick)| Site {
+    let site = |(kind, orphaned, site, perhaps): Key, (count, bytes, tick)| Site {
         site: escaped(&site),
+        perhaps: perhaps.map(|line| escaped(&line)),
         kind,
         orphaned,
         count,
@@ -118,9 +123,9 @@ fn read_sites(shared: &Shared, oldest: usize) -> (Vec<Site>, Vec<Site>) {
     };
     let mut sites: Vec<_> = by_site.into_iter().map(|(key, sums)| site(key, sums)).collect();
     sites.sort_by_key(|site| Reverse((site.bytes, site.count)));
-    let old = old.into_iter().map(|(id, Holder { kind, orphaned, site: at, tick, bytes })| Site {
+    let old = old.into_iter().map(|(id, of)| Site {
         connection: Some(id),
-        ..site((kind, orphaned, at), (1, bytes, tick))
+        ..site((of.kind, of.orphaned, of.site, of.perhaps), (1, of.bytes, of.tick))
     });
     (sites, old.collect())
 }
