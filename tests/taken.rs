@@ -16,9 +16,8 @@ fn own_magazines_that_were_emptied_go_although_another_gave_the_rest() {
     /// What the lists of the scopes take for a connection, at most; less than a magazine and what
     /// leads to it.
     const LISTED_BYTES: isize = 256;
-    let limits = Limits::unlimited()
-        .system(scope().memory(128 * KIB))
-        .peer(scope().memory(100 * KIB));
+    let limits =
+        Limits::unlimited().system(scope().memory(128 * KIB)).peer(scope().memory(100 * KIB));
     let governor = governor(limits);
     let other = governor.inbound().peer("other").try_admit().unwrap();
     let guard = governor.inbound().peer("mine").try_admit().unwrap();
