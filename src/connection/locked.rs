@@ -313,7 +313,11 @@ impl Sides<'_> {
         stream: Option<StreamCharge>,
     ) -> Charge<'r> {
         let Self { connection, ledger, scopes, .. } = self;
-        let bytes = if scopes.is_observing() { connection.own_idle(ledger).bytes } else { 0 };
+        let mut bytes = 0;
+        if scopes.is_observing() {
+            // The block that is asked for makes no room for itself.
+            bytes = connection.own_idle(ledger).bytes.saturating_sub(request.idle_bytes);
+        }
         let idle = OwnIdle { id: connection.serial, bytes };
         Charge { idle, parents: ledger.parents, own: ledger.usage(), request, stream }
     }
