@@ -136,12 +136,7 @@ impl Registered for Connection {
 
 impl Member for Arc<Connection> {
     fn first_idle(&self) -> Idle {
-        let mut idle = Idle::default();
-        for home in self.first_magazines() {
-            let word = self.magazine(home).word();
-            idle.moves += word.moves();
-            idle.bytes += u64::from(word.idle().len()) * self.block_bytes(home);
-        }
+        let mut idle = self.idle_in(self.first_magazines());
         if self.is_closed() {
             // Blocks that a close has taken, and is about to take off the scopes, were idle too.
             idle.bytes = u64::MAX;
@@ -152,8 +147,10 @@ impl Member for Arc<Connection> {
     fn idle(&self) -> Idle {
         let mut idle = self.first_idle();
         // The mutex alone leads to the extra magazines.
-        let extra = self.state.try_lock().map(|state| self.extra_idle_bytes(&state.ledger));
-        idle.bytes = idle.bytes.saturating_add(extra.unwrap_or(u64::MAX));
+        match self.state.try_lock() {
+            Some(state) => idle.add(self.extra_idle(&state.ledger)),
+            None => idle.bytes = u64::MAX,
+        }
         idle
     }
 }
@@ -244,19 +241,29 @@ impl Connection {
         first.chain(ledger.depot().into_iter().flat_map(Depot::iter).map(Home::Extra))
     }
 
-    /// How much of the connection's own memory lies idle.
-    fn idle_bytes(&self, ledger: &Ledger) -> u64 {
-        self.idle_in(self.first_magazines()) + self.extra_idle_bytes(ledger)
+    /// What of the connection's own memory lies idle.
+    fn own_idle(&self, ledger: &Ledger) -> Idle {
+        let mut idle = self.idle_in(self.first_magazines());
+        idle.add(self.extra_idle(ledger));
+        idle
     }
 
-    fn extra_idle_bytes(&self, ledger: &Ledger) -> u64 {
-        let stocked = ledger.depot().into_iter().flat_map(Depot::iter_stocked);
-        self.idle_in(stocked.map(Home::Extra))
+    fn extra_idle(&self, ledger: &Ledger) -> Idle {
+        let Some(depot) = ledger.depot() else { return Idle::default() };
+        let mut idle = self.idle_in(depot.iter_stocked().map(Home::Extra));
+        // Far above what the words count.
+        idle.moves = idle.moves.wrapping_add(depot.restocks() << 40);
+        idle
     }
 
-    fn idle_in<'a>(&self, magazines: impl Iterator<Item = Home<'a>>) -> u64 {
-        let idle = |home| u64::from(self.magazine(home).word().idle().len());
-        magazines.map(|home| idle(home) * self.block_bytes(home)).sum()
+    fn idle_in<'a>(&self, magazines: impl Iterator<Item = Home<'a>>) -> Idle {
+        let mut idle = Idle::default();
+        for home in magazines {
+            let word = self.magazine(home).word();
+            let bytes = u64::from(word.idle().len()) * self.block_bytes(home);
+            idle.add(Idle { bytes, moves: word.moves() });
+        }
+        idle
     }
 
     /// The size of a magazine's blocks, or of the large lease in it.

@@ -298,6 +298,8 @@
 //! Before a request is refused for memory, therefore:
 //!
 //! 1. The connection's own idle blocks give way, if they are charged where room is missing and help.
+//!    Before a refusal they are looked at once more: if blocks moved meanwhile, all that are idle give way,
+//!    and its magazines are slow, so that the next look finds none that moves.
 //! 2. The scope that is short knows a bound: *cacheable*, how much of its memory lies in blocks that could
 //!    be idle. If more is missing than that, less the blocks that the asking connection has out, the
 //!    request is refused at once. Nothing is searched, and nothing taken.

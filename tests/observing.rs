@@ -123,3 +123,15 @@ fn a_full_count_is_observed_beside_idle_memory() {
     assert_eq!(observed.len(), 1, "{observed:?}");
     assert_eq!(observed[0].1, leasehold::Resource::Connections);
 }
+
+/// An idle block that is leased again, at a priority whose share it exceeds, makes no room for itself.
+#[test]
+fn an_idle_block_that_is_asked_for_is_not_in_its_own_way() {
+    // 4 KiB and a byte more are beyond sixty hundredths of this, though not for a lone block.
+    let limits = Limits::unlimited().peer(scope().memory(7 * KIB));
+    let governor = governor(limits.observe(Observe::none().scope(Scope::Peer)));
+    let guard = governor.inbound().peer("alice").weight(300).try_admit().unwrap();
+    drop(guard.try_lease(4096).unwrap());
+    drop(guard.request().priority(Priority::Medium).try_lease(4096).unwrap());
+    assert_eq!(observed(&governor), 1);
+}

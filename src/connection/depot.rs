@@ -22,7 +22,9 @@ pub(super) struct Depot {
 #[derive(Default)]
 pub(super) struct Row {
     magazines: Vec<Anchored<Extra>>,
-    stocked: usize,
+    stocked: u32,
+    /// Rises whenever other magazines are stocked than before.
+    restocks: u32,
 }
 
 impl Depot {
@@ -42,6 +44,11 @@ impl Depot {
     /// The magazines that have idle blocks.
     pub(super) fn iter_stocked(&self) -> impl Iterator<Item = &Extra> {
         self.rows.iter().flat_map(|row| row.iter().skip(row.first_stocked()))
+    }
+
+    /// Rises whenever other magazines are stocked than before.
+    pub(super) fn restocks(&self) -> u64 {
+        self.rows.iter().fold(0, |all, row| all + u64::from(row.restocks))
     }
 
     /// Takes out all magazines that nothing needs any more, and shows each to `removed`.
@@ -112,11 +119,11 @@ impl Row {
 
     /// How many magazines have idle blocks.
     pub(super) fn stocked(&self) -> usize {
-        self.stocked
+        self.stocked as usize
     }
 
     fn first_stocked(&self) -> usize {
-        self.magazines.len() - self.stocked
+        self.magazines.len() - self.stocked()
     }
 
     /// Leases an idle block.
@@ -137,6 +144,7 @@ impl Row {
         if extra.place() < first_stocked {
             self.swap(extra.place(), first_stocked - 1);
             self.stocked += 1;
+            self.restocks = self.restocks.wrapping_add(1);
         }
     }
 
@@ -171,7 +179,7 @@ impl Row {
     pub(super) fn add(&mut self, extra: Anchored<Extra>) {
         self.magazines.push(extra);
         let last = self.magazines.len() - 1;
-        self.swap(last, last - self.stocked);
+        self.swap(last, last - self.stocked());
     }
 
     /// Takes out a magazine without idle blocks.
@@ -192,6 +200,7 @@ impl Row {
         let first_stocked = self.first_stocked();
         self.swap(place, first_stocked);
         self.stocked -= 1;
+        self.restocks = self.restocks.wrapping_add(1);
         first_stocked
     }
 

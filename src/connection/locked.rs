@@ -10,7 +10,7 @@ use crate::error::{Refused, Scope};
 use crate::magazine::Extra;
 use crate::name::Source;
 use crate::scope::{
-    Charge, Demand, OwnBlocks, OwnIdle, Parents, Partition, Scopes, Shortfall, StreamCharge,
+    Charge, Demand, Idle, OwnBlocks, OwnIdle, Parents, Partition, Scopes, Shortfall, StreamCharge,
     StreamShare,
 };
 use crate::subnet::{Retired, Visit};
@@ -246,33 +246,39 @@ impl Sides<'_> {
             Some(at) => at.counts(self.ledger.parents),
             None => refused.scope() == Scope::Connection,
         };
-        let idle = if counts { self.connection.idle_bytes(self.ledger) } else { 0 };
-        let own_idle = idle.saturating_sub(lent);
+        let look = |of: &Self| of.connection.own_idle(of.ledger);
+        let looked = if counts { look(self) } else { Idle::default() };
+        let own_idle = looked.bytes.saturating_sub(lent);
         let helps = if *enters {
             // The scope is asked for the idle blocks too.
             refused.missing_bytes_of(refused.requested().saturating_sub(own_idle)).is_some()
         } else {
             refused.missing_bytes().is_some_and(|bytes| bytes <= own_idle)
         };
+        let mut then_slow = false;
         if own_idle == 0 || !helps {
             let mut own = OwnBlocks { id: self.connection.serial, ..OwnBlocks::default() };
             if counts && !enters {
                 // Those that are out are known not to be idle.
                 let out = self.ledger.usage().cacheable - own_idle;
-                let extra = self.connection.extra_idle_bytes(self.ledger);
+                let extra = self.connection.extra_idle(self.ledger).bytes;
                 own = OwnBlocks { idle: own_idle, out, lent, extra, ..own };
             }
             match self.stop(attempts, shortfall, own) {
                 Stop::Taken => {
-                    attempts.has_flushed.set(self.shared.arena.is_unsettled());
+                    // A block that is not leased may empty a slab.
+                    attempts.has_flushed.set(true);
                     return Ok(());
                 }
                 Stop::Reclaim(..) if own.idle > 0 => {}
+                // Own blocks moved between the looks, which may both have missed one that lay idle. The
+                // next look finds none that moves.
+                Stop::Refused(_) if counts && looked != look(self) => then_slow = true,
                 stop => return Err(stop),
             }
         }
         attempts.has_flushed.set(true);
-        self.flush(false, |_| true);
+        self.flush(then_slow, |_| true);
         Ok(())
     }
 
@@ -308,7 +314,11 @@ impl Sides<'_> {
         stream: Option<StreamCharge>,
     ) -> Charge<'r> {
         let Self { connection, ledger, scopes, .. } = self;
-        let bytes = if scopes.is_observing() { connection.idle_bytes(ledger) } else { 0 };
+        let mut bytes = 0;
+        if scopes.is_observing() {
+            // The block that is asked for makes no room for itself.
+            bytes = connection.own_idle(ledger).bytes.saturating_sub(request.idle_bytes);
+        }
         let idle = OwnIdle { id: connection.serial, bytes };
         Charge { idle, parents: ledger.parents, own: ledger.usage(), request, stream }
     }

@@ -24,12 +24,13 @@ pub(crate) trait Member: Clone {
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Idle {
     pub(crate) bytes: u64,
-    /// Rises with each lease and return.
+    /// Changes with each lease and return.
     pub(crate) moves: u64,
 }
 
 impl Idle {
-    fn add(&mut self, more: Idle) {
+    #[inline]
+    pub(crate) fn add(&mut self, more: Idle) {
         self.bytes = self.bytes.saturating_add(more.bytes);
         self.moves = self.moves.wrapping_add(more.moves);
     }
