@@ -168,13 +168,12 @@ impl Connection {
                 // tells whether it was pinned.
                 let is_unsure = kind == "owned" && kept && !home.is_large();
                 for (noted, tick) in slots.filter_map(|slot| self.note(state, home, slot)) {
-                    visit(if is_unsure {
-                        let (site, perhaps) = (self.site, Some(noted));
-                        let tick = self.admitted_tick;
-                        Holder { kind, orphaned, site, perhaps, tick, bytes }
+                    let (site, perhaps, tick) = if is_unsure {
+                        (self.site, Some(noted), self.admitted_tick)
                     } else {
-                        Holder { kind, orphaned, site: noted, perhaps: None, tick, bytes }
-                    });
+                        (noted, None, tick)
+                    };
+                    visit(Holder { kind, orphaned, site, perhaps, tick, bytes });
                 }
             }
         }
