@@ -102,6 +102,27 @@ fn grow_against_refused_requests() {
     });
 }
 
+/// Nor because a request has taken an idle block of another connection, and is refused all the same.
+#[test]
+fn lease_against_a_block_taken_in_vain() {
+    model("lease_against_a_block_taken_in_vain", Bounds::TWO_THREADS, || {
+        let governor = governor(Limits::unlimited().system(room(2)).peer(room(2)));
+        let of_peer = || governor.inbound().peer("peer").try_admit().unwrap();
+        let (idle, refused, fits) = (of_peer(), of_peer(), admit(&governor));
+        // One slab is mapped, and none of it is free: as much as the limit allows.
+        cache(&idle);
+        let held = lease(&fits).into_owned();
+        let (reserved, (leased, fits)) = race(
+            || refused.handle().try_reserve(bytes(2)),
+            move || (fits.handle().try_lease_owned(BLOCK), fits),
+        );
+        assert!(granted(&leased, Scope::System), "refused although there is room");
+        assert!(!granted(&reserved, Scope::System));
+        drop((held, leased, reserved, idle, refused, fits));
+        all_back(&governor);
+    });
+}
+
 /// Nor because other threads have taken out memory that would make room, and not unmapped it yet.
 #[test]
 fn large_lease_against_two_releases() {
@@ -170,6 +191,25 @@ fn two_large_returns() {
         race(|| drop(one), move || drop(two));
         at_rest(&governor);
         drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// A connection is closed, and then its guard goes, while a large lease of it is being unmapped. Until
+/// that is done it counts as what no connection keeps idle.
+#[test]
+fn closes_against_large_return() {
+    model("closes_against_large_return", Bounds::preemptions(4), || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let held = guard.handle().try_lease_owned(4 * BLOCK).unwrap();
+        race(
+            || drop(held),
+            move || {
+                assert!(guard.handle().close().is_ok());
+                drop(guard);
+            },
+        );
         all_back(&governor);
     });
 }
