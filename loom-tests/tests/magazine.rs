@@ -321,7 +321,7 @@ fn idle_blocks_of_several_that_come_and_go() {
     model("idle_blocks_of_several_that_come_and_go", Bounds::preemptions(4), || {
         let governor = governor_with_room(3);
         let [one, two, three, asks] = std::array::from_fn(|_| admit(&governor));
-        [&one, &two, &three].map(cache);
+        [&one, &two, &three].into_iter().for_each(cache);
         // In the order in which they are looked at.
         let first = three.handle().try_lease_owned(BLOCK).unwrap();
         let (asked, all) = race(
@@ -329,6 +329,8 @@ fn idle_blocks_of_several_that_come_and_go() {
             move || {
                 drop(first);
                 for guard in [&two, &one] {
+                    // Loom sees by the mutex that this meets the look: of loads it remembers the last alone.
+                    guard.handle().usage().unwrap();
                     granted(&guard.try_lease(BLOCK).map(drop), Scope::System);
                 }
                 (one, two, three)
