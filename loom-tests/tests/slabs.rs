@@ -102,23 +102,30 @@ fn grow_against_refused_requests() {
     });
 }
 
-/// Nor because a request has taken an idle block of another connection, and is refused all the same.
+/// Nor because requests have taken idle blocks of other connections, and are refused all the same.
 #[test]
-fn lease_against_a_block_taken_in_vain() {
-    model("lease_against_a_block_taken_in_vain", Bounds::TWO_THREADS, || {
-        let governor = governor(Limits::unlimited().system(room(2)).peer(room(2)));
-        let of_peer = || governor.inbound().peer("peer").try_admit().unwrap();
-        let (idle, refused, fits) = (of_peer(), of_peer(), admit(&governor));
-        // One slab is mapped, and none of it is free: as much as the limit allows.
-        cache(&idle);
+fn leases_against_blocks_taken_in_vain() {
+    model("leases_against_blocks_taken_in_vain", Bounds::THREE_THREADS, || {
+        let governor = governor(Limits::unlimited().system(room(3)).peer(room(3)));
+        let of = |peer: &str| governor.inbound().peer(peer).try_admit().unwrap();
+        let (one_idle, one, two_idle, two) = (of("one"), of("one"), of("two"), of("two"));
+        let fits = admit(&governor);
+        // Two slabs are mapped, as many as this limit allows, and one block is free.
+        cache(&one_idle);
+        cache(&two_idle);
         let held = lease(&fits).into_owned();
-        let (reserved, (leased, fits)) = race(
-            || refused.handle().try_reserve(bytes(2)),
-            move || (fits.handle().try_lease_owned(BLOCK), fits),
+        let (one_asked, two, fits) = race3(
+            || one.handle().try_reserve(bytes(3)),
+            move || (two.handle().try_reserve(bytes(3)), two),
+            move || {
+                let leases = [(), ()].map(|()| fits.handle().try_lease_owned(BLOCK));
+                (leases, fits)
+            },
         );
-        assert!(granted(&leased, Scope::System), "refused although there is room");
-        assert!(!granted(&reserved, Scope::System));
-        drop((held, leased, reserved, idle, refused, fits));
+        let fit = fits.0.each_ref().map(|lease| granted(lease, Scope::System));
+        assert_eq!(fit, [true; 2], "refused although there is room");
+        assert!(!granted(&one_asked, Scope::System) && !granted(&two.0, Scope::System));
+        drop((held, one_asked, one, two, fits, one_idle, two_idle));
         all_back(&governor);
     });
 }
