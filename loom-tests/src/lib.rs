@@ -20,6 +20,12 @@
 //! the one that runs the body. A [`Bytes`](bytes::Bytes) counts its clones behind loom's back: move
 //! it to one thread, and share none.
 //!
+//! **What loom overlooks.** It remembers the last access to each atomic alone. So where one thread
+//! only loads a word, and the other loads and then exchanges it, loom does not see that the two meet
+//! before that: the other's own load is the last. Nor does it switch inside a critical section in
+//! which nothing meets, so a `try_lock` fails only where the lock's holder waits for another lock. A
+//! model of a look needs a lock that both threads take.
+//!
 //! Environment: `LOOM_MAX_PREEMPTIONS` searches deeper than the bounds say, `LOOM_LOCATION=1` and
 //! `LOOM_LOG=trace` explain a failure; the rest of loom's variables work too.
 //!

@@ -92,6 +92,12 @@ fn owned(guard: &ConnectionGuard) -> OwnedLease {
     lease.into_owned()
 }
 
+/// A lease that comes back to a magazine which keeps what comes back.
+fn owned_of_a_cache(guard: &ConnectionGuard) -> OwnedLease {
+    cache(guard);
+    owned(guard)
+}
+
 fn pinned(guard: &ConnectionGuard) -> PinnedLease {
     owned(guard).into_pinned().unwrap()
 }
@@ -306,7 +312,7 @@ fn guard_against_freeze() {
 
 #[test]
 fn guard_against_owned_drop() {
-    with_the_guard("guard_against_owned_drop", owned, drop);
+    with_the_guard("guard_against_owned_drop", owned_of_a_cache, drop);
 }
 
 #[test]

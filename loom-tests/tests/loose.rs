@@ -167,6 +167,22 @@ fn return_against_a_sweep() {
     });
 }
 
+/// An idle block is no reason for a refusal while another thread has its connection's mutex, and waits
+/// for the tree.
+#[test]
+fn idle_block_of_a_busy_connection() {
+    model("loose: idle_block_of_a_busy_connection", Bounds::TWO_THREADS, || {
+        let governor = governor_with_room(SLOTS as u64 + 1);
+        let (guard, other) = (full(&governor), admit(&governor));
+        drop(ninth(&guard));
+        let handle = guard.handle().clone();
+        let (owned, _) = race(|| other.handle().try_lease_owned(BLOCK), move || handle.trim());
+        assert!(granted(&owned, Scope::System), "refused by an idle block");
+        drop((owned, guard, other));
+        all_back(&governor);
+    });
+}
+
 /// A magazine stays for as long as one of its blocks is out.
 #[test]
 fn trim_against_return() {

@@ -140,32 +140,36 @@ fn idle_block_makes_room() {
     });
 }
 
-/// A lease from a cache that a sibling sweeps. Wherever the sweep finds it, what comes back is not
-/// idle again behind the sweep's back: once nothing is out, there is room.
+/// A lease from a cache that a sibling sweeps, for it needs what lies idle with two connections. Wherever
+/// the sweep finds the leased block, what comes back is not idle again behind the sweep's back: once
+/// nothing is out, there is room.
 #[test]
 fn lease_against_a_sweep() {
     model("lease_against_a_sweep", Bounds::TWO_THREADS, || {
-        let governor = governor_with_room(1);
-        let (cached, other) = (admit(&governor), admit(&governor));
+        let governor = governor_with_room(2);
+        let [cached, idle, other] = std::array::from_fn(|_| admit(&governor));
         cache(&cached);
+        cache(&idle);
+        let reserve = || other.handle().try_reserve(bytes(2)).map(drop);
         let (_, cached) = race(
-            || granted(&other.try_lease(BLOCK).map(|mut lease| lease.mark(1)), Scope::System),
+            || granted(&reserve(), Scope::System),
             move || {
                 let lease = cached.try_lease(BLOCK).map(|mut lease| lease.mark(2));
                 granted(&lease, Scope::System);
                 cached
             },
         );
-        for guard in [&other, &cached, &other] {
+        assert!(granted(&reserve(), Scope::System), "refused by an idle block");
+        for guard in [&other, &cached, &idle] {
             lease(guard).mark(3);
         }
-        drop((cached, other));
+        drop((cached, idle, other));
         all_back(&governor);
     });
 }
 
-/// As above, with the lease held when the sweep comes, and a third connection that needs what it gives
-/// back.
+/// As above of one block, with the lease held when the request comes, and a third connection that needs
+/// what it gives back.
 #[test]
 fn return_against_two_sweeps() {
     model("return_against_two_sweeps", Bounds::THREE_THREADS, || {
@@ -318,11 +322,15 @@ fn idle_blocks_of_several_that_come_and_go() {
         let governor = governor_with_room(3);
         let [one, two, three, asks] = std::array::from_fn(|_| admit(&governor));
         [&one, &two, &three].into_iter().for_each(cache);
+        // In the order in which they are looked at.
+        let first = three.handle().try_lease_owned(BLOCK).unwrap();
         let (asked, all) = race(
             || asks.handle().try_reserve(bytes(2)),
             move || {
-                // In the order in which they are looked at.
-                for guard in [&three, &two, &one] {
+                drop(first);
+                for guard in [&two, &one] {
+                    // Loom sees by the mutex that this meets the look: of loads it remembers the last alone.
+                    guard.handle().usage().unwrap();
                     granted(&guard.try_lease(BLOCK).map(drop), Scope::System);
                 }
                 (one, two, three)

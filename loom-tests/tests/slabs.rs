@@ -102,6 +102,34 @@ fn grow_against_refused_requests() {
     });
 }
 
+/// Nor because requests have taken idle blocks of other connections, and are refused all the same.
+#[test]
+fn leases_against_blocks_taken_in_vain() {
+    model("leases_against_blocks_taken_in_vain", Bounds::THREE_THREADS, || {
+        let governor = governor(Limits::unlimited().system(room(3)).peer(room(3)));
+        let of = |peer: &str| governor.inbound().peer(peer).try_admit().unwrap();
+        let (one_idle, one, two_idle, two) = (of("one"), of("one"), of("two"), of("two"));
+        let fits = admit(&governor);
+        // Two slabs are mapped, as many as this limit allows, and one block is free.
+        cache(&one_idle);
+        cache(&two_idle);
+        let held = lease(&fits).into_owned();
+        let (one_asked, two, fits) = race3(
+            || one.handle().try_reserve(bytes(3)),
+            move || (two.handle().try_reserve(bytes(3)), two),
+            move || {
+                let leases = [(), ()].map(|()| fits.handle().try_lease_owned(BLOCK));
+                (leases, fits)
+            },
+        );
+        let fit = fits.0.each_ref().map(|lease| granted(lease, Scope::System));
+        assert_eq!(fit, [true; 2], "refused although there is room");
+        assert!(!granted(&one_asked, Scope::System) && !granted(&two.0, Scope::System));
+        drop((held, one_asked, one, two, fits, one_idle, two_idle));
+        all_back(&governor);
+    });
+}
+
 /// Nor because other threads have taken out memory that would make room, and not unmapped it yet.
 #[test]
 fn large_lease_against_two_releases() {
@@ -170,6 +198,25 @@ fn two_large_returns() {
         race(|| drop(one), move || drop(two));
         at_rest(&governor);
         drop(guard);
+        all_back(&governor);
+    });
+}
+
+/// A connection is closed, and then its guard goes, while a large lease of it is being unmapped. Until
+/// that is done it counts as what no connection keeps idle.
+#[test]
+fn closes_against_large_return() {
+    model("closes_against_large_return", Bounds::preemptions(4), || {
+        let governor = governor(Limits::unlimited());
+        let guard = admit(&governor);
+        let held = guard.handle().try_lease_owned(4 * BLOCK).unwrap();
+        race(
+            || drop(held),
+            move || {
+                assert!(guard.handle().close().is_ok());
+                drop(guard);
+            },
+        );
         all_back(&governor);
     });
 }
