@@ -12,7 +12,7 @@ use crate::sync::unmodelled::{AtomicU64, Relaxed};
 /// ```
 /// use leasehold::{Faults, Governor};
 ///
-/// let governor = Governor::builder().faults(Faults::seeded(0).refuse_every(3)).build()?;
+/// let governor = Governor::builder().faults(Faults::seeded(1).refuse_every(3)).build()?;
 /// let guard = governor.inbound().try_admit()?;
 /// let leases = [guard.try_lease(512), guard.try_lease(512), guard.try_lease(512)];
 /// assert_eq!(leases.iter().filter(|lease| lease.is_err()).count(), 1);

@@ -78,7 +78,8 @@ impl Shared {
     fn is_due(&self, event: Event) -> bool {
         let now = self.hot.age(0);
         let mut told = self.events.told.lock();
-        let is_due = told.get(&event).is_none_or(|last| now - *last >= PAUSE);
+        // Another thread may have read the clock later, and told this since.
+        let is_due = told.get(&event).is_none_or(|last| now.saturating_sub(*last) >= PAUSE);
         if is_due {
             told.insert(event, now);
         }
