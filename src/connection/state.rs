@@ -286,8 +286,9 @@ impl Streams {
             class,
             usage: stream.counts().with_memory(memory),
             streams: 1,
+            first: stream.account.key(),
         }));
-        shares.sort_unstable_by_key(|share| share.class);
+        shares.sort_unstable_by_key(|share| (share.class, share.first));
         shares.dedup_by(|next, share| {
             let same = next.class == share.class;
             if same {
@@ -296,6 +297,8 @@ impl Streams {
             }
             same
         });
+        // In the order in which they were opened, for a refusal names the first that has no room.
+        shares.sort_unstable_by_key(|share| share.first);
         Ok(shares)
     }
 }

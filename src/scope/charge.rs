@@ -45,6 +45,8 @@ pub(crate) struct StreamShare {
     pub(crate) usage: Tally,
     /// How many streams hold the class.
     pub(crate) streams: u32,
+    /// The key of the first of them.
+    pub(crate) first: u64,
 }
 
 /// A scope that has no room.
@@ -95,38 +97,22 @@ impl Charge<'_> {
         nodes: &mut Nodes,
         mut visit: impl FnMut(Asked<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let class = self.stream.and_then(|stream| stream.class);
-        if class.is_some() || !moves.streams.is_empty() {
-            self.each_of_streams(class, moves, nodes, &mut visit)?;
+        let peer = moves.to.peer();
+        if let Some(class) = self.stream.and_then(|stream| stream.class) {
+            let demand = &self.request.of_stream_class();
+            let mut visit = |above: Ancestor<'_>| visit(Asked { above, demand, enters: false });
+            nodes.climb_class(class, peer, &mut visit)?;
         }
         nodes.climb(moves.to, |above| {
             let entering = moves.entering.as_ref();
             let entering = entering.filter(|_| above.at.differs(self.parents, moves.to));
             let demand = entering.unwrap_or(self.request);
             visit(Asked { above, demand, enters: entering.is_some() })
-        })
-    }
-
-    /// The same, of the classes of streams.
-    #[inline(never)]
-    fn each_of_streams<E>(
-        &self,
-        class: Option<NameRef>,
-        moves: &Move<'_>,
-        nodes: &mut Nodes,
-        visit: &mut impl FnMut(Asked<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let peer = moves.to.peer();
-        if let Some(class) = class {
-            let demand = &self.request.of_stream_class();
-            nodes
-                .climb_class(class, peer, |above| visit(Asked { above, demand, enters: false }))?;
-        }
+        })?;
         for share in moves.streams {
             let demand = &Demand::new(share.usage);
-            if let Some(peer) = peer
-                && let Some(above) = nodes.ancestor(ScopeRef::Named(Names::part(share.class, peer)))
-            {
+            let part = peer.map(|peer| ScopeRef::Named(Names::part(share.class, peer)));
+            if let Some(above) = part.and_then(|part| nodes.ancestor(part)) {
                 visit(Asked { above, demand, enters: false })?;
             }
         }
