@@ -2,6 +2,7 @@
 //! ever refused, for there is always room.
 #![allow(clippy::disallowed_types, reason = "tests are never modelled")]
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -135,7 +136,8 @@ fn run(limits: Limits, each: usize, shared: bool, closer: bool, strict: bool) {
                             continue;
                         }
                         Err(error) if strict => {
-                            eprintln!("{error}: {error:?}");
+                            // Not with `eprintln`, which the test harness keeps to itself.
+                            writeln!(std::io::stderr(), "{error}: {error:?}").unwrap();
                             std::process::abort();
                         }
                         Err(_) => refused += 1,
