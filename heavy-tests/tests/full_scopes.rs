@@ -1,5 +1,5 @@
 //! Threads that each keep within their share of a scope that is full of idle blocks: no request
-//! should ever be refused, for there is always room.
+//! is ever refused, for there is always room.
 #![allow(clippy::disallowed_types, reason = "tests are never modelled")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,7 +120,7 @@ fn run(limits: Limits, each: usize, shared: bool, closer: bool, strict: bool) {
             let done = &done;
             threads.spawn(move || {
                 let mut dice = Dice(nth as u64 * 7919 + 12345);
-                let (mut requests, mut refused) = (0, 0);
+                let (mut requests, mut refused) = (0, Vec::new());
                 while !done.load(Ordering::Relaxed) {
                     let at = dice.roll(each as u64) as usize;
                     let guard = pool.lock()[at].clone();
@@ -134,7 +134,7 @@ fn run(limits: Limits, each: usize, shared: bool, closer: bool, strict: bool) {
                             drop(old);
                             continue;
                         }
-                        Err(_) => refused += 1,
+                        Err(error) => refused.push(error),
                     }
                     if !shared && dice.roll(20) == 0 {
                         drop(guard);
@@ -143,9 +143,7 @@ fn run(limits: Limits, each: usize, shared: bool, closer: bool, strict: bool) {
                         drop(old);
                     }
                 }
-                println!("thread {nth}: {requests} rounds, {refused} refused");
-                // None should be. One in some thirty runs is, and is not yet understood.
-                assert!(!strict || refused <= 1, "{refused} of {requests} refused");
+                assert!(!strict || refused.is_empty(), "of {requests} rounds: {refused:?}");
             });
         }
         let start = Instant::now();
