@@ -136,17 +136,13 @@ impl Registered for Connection {
 
 impl Member for Arc<Connection> {
     fn first_idle(&self) -> Idle {
-        let mut idle = self.idle_in(self.first_magazines());
-        if self.is_closed() {
-            // Blocks that a close has taken, and is about to take off the scopes, were idle too.
-            idle.bytes = u64::MAX;
-        }
-        idle
+        self.idle_in(self.first_magazines())
     }
 
     fn idle(&self) -> Idle {
         let mut idle = self.first_idle();
-        // The mutex alone leads to the extra magazines.
+        // The mutex alone leads to the extra magazines. A close holds it until its blocks are off the
+        // scopes.
         match self.state.try_lock() {
             Some(state) => idle.add(self.extra_idle(&state.ledger)),
             None => idle.bytes = u64::MAX,
