@@ -7,8 +7,9 @@ use crate::counters::{PEAK_BYTES_BUCKETS, peak_bucket};
 /// kept  counted  walk      peak
 /// ```
 ///
-/// *kept*: the connection has kept blocks idle, at any time. *counted*: its address counts the connection. *walk*: which of two walks in turn saw it last, zero
-/// before the first. *peak*: the bucket of the most memory that it ever had.
+/// *kept*: the connection has kept blocks idle, at any time. *counted*: its address counts the
+/// connection. *walk*: which of two walks in turn saw it last, zero before the first. *peak*: the bucket
+/// of the most memory that it ever had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Marks(u8);
 

@@ -209,11 +209,16 @@ impl Connection {
         shared: Option<&Shared>,
         magazines: impl IntoIterator<Item = Home<'a>>,
     ) {
+        let mut folded = None;
         for home in magazines {
             let (leases, returns) = self.magazine(home).fold();
-            let bytes = self.block_bytes(home);
-            if let Some(shared) = shared {
-                shared.count(home.kind(), leases * bytes, returns * bytes);
+            if let Some(shared) = shared
+                && (leases, returns) != (0, 0)
+            {
+                let folded = folded.get_or_insert_with(|| shared.folded.lock());
+                let (size, bytes) = (home.kind(), self.block_bytes(home));
+                folded.leased_bytes[size] += leases * bytes;
+                folded.returned_bytes[size] += returns * bytes;
             }
         }
     }

@@ -232,15 +232,6 @@ impl Shared {
         elapsed
     }
 
-    /// Adds to what was leased and returned of one size.
-    pub(super) fn count(&self, size: usize, leased_bytes: u64, returned_bytes: u64) {
-        if leased_bytes > 0 || returned_bytes > 0 {
-            let mut folded = self.folded.lock();
-            folded.leased_bytes[size] += leased_bytes;
-            folded.returned_bytes[size] += returned_bytes;
-        }
-    }
-
     /// Counts what a close took from leases that are still kept, or were forgotten.
     pub(super) fn count_reclaimed(&self, reclaimed: &Reclaimed) {
         if reclaimed.leased_bytes > 0 {

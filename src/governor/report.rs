@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::Governor;
 use crate::connection::{Holder, Shared};
-use crate::counters::BySize;
 use crate::error::{Resource, Scope};
 use crate::registry::Registered;
 use crate::report::{ConnectionRow, ScopeRow, Snapshot};
@@ -164,18 +163,17 @@ impl Reporter<'_> {
     }
 
     fn memory(&self) -> MemoryUse {
-        let (counters, holdings) = self.shared.add_up();
-        let sum = |by_size: &BySize| by_size.iter().sum();
+        let Snapshot { connections, totals, arena, .. } = self.snapshot;
         MemoryUse {
-            leased_bytes_total: sum(&counters.leased_bytes),
-            returned_bytes_total: sum(&counters.returned_bytes),
-            outstanding_bytes: sum(&holdings.outstanding_bytes),
-            idle_bytes: sum(&holdings.idle_bytes),
-            reserved_bytes: holdings.reserved_bytes,
-            detached_bytes: holdings.detached_bytes,
-            orphaned_bytes: holdings.orphaned_bytes,
-            mapped_bytes: self.snapshot.arena.mapped_bytes,
-            resident_bytes: self.snapshot.arena.resident_bytes,
+            leased_bytes_total: totals.leased_bytes,
+            returned_bytes_total: totals.returned_bytes,
+            outstanding_bytes: totals.outstanding_bytes,
+            idle_bytes: totals.cached_bytes,
+            reserved_bytes: totals.reserved_bytes,
+            detached_bytes: connections.iter().map(|row| row.usage.detached_bytes).sum(),
+            orphaned_bytes: totals.orphaned_bytes,
+            mapped_bytes: arena.mapped_bytes,
+            resident_bytes: arena.resident_bytes,
         }
     }
 
