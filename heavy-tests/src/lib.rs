@@ -7,3 +7,16 @@
 #[path = "../../tests/common/mod.rs"]
 #[allow(missing_docs, reason = "a module of tests")]
 pub mod common;
+
+/// A small generator of its own, so that a failing seed fails again.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `sides`.
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 use leasehold::{ConnectionGuard, Governor, Lease, LeaseError, Limits, Reservation, Scope};
+use leasehold_heavy_tests::Dice;
 use leasehold_heavy_tests::common::{KIB, assert_nothing_left, governor, scope};
 use parking_lot::Mutex;
 
@@ -15,17 +16,6 @@ use parking_lot::Mutex;
 const SHARE: u64 = 128 * KIB;
 const THREADS: u64 = 3;
 const LASTS: Duration = Duration::from_secs(2);
-
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
 
 fn room(limits: Limits) -> Limits {
     let memory = scope().memory(THREADS * SHARE);

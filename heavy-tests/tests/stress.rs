@@ -12,6 +12,7 @@ use leasehold::{
     OwnedLease, PeerKey, PinnedLease, PrefixLimits, Priority, Rate, Reservation, Scope,
     ScopeLimits, ScopeRow, Snapshot, StreamGuard, SubnetLimits,
 };
+use leasehold_heavy_tests::Dice;
 use leasehold_heavy_tests::common::{
     KIB, MIB, assert_adds_up, assert_nothing_left, governor, scope,
 };
@@ -19,18 +20,6 @@ use parking_lot::Mutex;
 
 const WORKERS: u64 = 4;
 const LASTS: Duration = Duration::from_secs(2);
-
-/// A small generator of its own, so that a failing seed fails again.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
 
 /// Where workers leave things for each other.
 #[allow(dead_code, reason = "kept for their drop")]
