@@ -57,21 +57,17 @@ impl<'g> Lease<'g> {
     ) -> Result<Self, LeaseError> {
         let ask = Ask { len, hold: Hold::Borrowed, account: None, priority, site };
         let hot = connection.hot();
-        let Some((slot, sought)) = lease_idle(connection, hot, &ask) else {
-            return Self::lease_slowly(connection, ask);
+        // SAFETY, of both: no close takes a borrowed block while the guard lives, which this lease
+        // borrows. It returns the block as its view goes.
+        let (slot, view) = match lease_idle(connection, hot, &ask) {
+            // SAFETY: as said above.
+            Some((slot, sought)) => (slot, unsafe { sought.find(hot.lookup) }),
+            None => {
+                let (slot, place) = lease_counted(connection, ask)?;
+                // SAFETY: as said above.
+                (slot, unsafe { place.find(hot.lookup) })
+            }
         };
-        // SAFETY: no close takes a borrowed block while the guard lives, which this lease borrows. It
-        // returns the block as its view goes.
-        let view = unsafe { sought.find(hot.lookup) };
-        Ok(Self { connection, slot, view })
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn lease_slowly(connection: &'g Connection, ask: Ask<'_>) -> Result<Self, LeaseError> {
-        let (slot, place) = lease_counted(connection, ask)?;
-        // SAFETY: as in `new`.
-        let view = unsafe { place.find(connection.hot().lookup) };
         Ok(Self { connection, slot, view })
     }
 
